@@ -1,0 +1,32 @@
+//! Who may do what, under which keys; and the process's two inputs from outside, time and randomness.
+//!
+//! Everything else in the workspace may depend on this crate; it depends on none of the others.
+//!
+//! Given to every process
+//! - [`clock`]: time and randomness
+//! - [`id`]: names of tenants, ids of messages
+//!
+//! Kept in one small database
+//! - [`store`]: opens it; [`error`] says why that or anything below failed
+//! - [`tenant`]: whom the installation sends for
+//! - [`key`]: API keys, their scopes, and who presents one
+//! - [`domain`]: sending domains, their DKIM keys, and what to publish in the DNS
+//! - [`audit`]: what was changed, when and by whom
+//! - `data_key`: each tenant's data keys, wrapped
+//!
+//! In memory
+//! - [`secret`]: the master key and each tenant's data key, and what is sealed under them
+
+pub mod audit;
+pub mod clock;
+mod data_key;
+pub mod domain;
+pub mod error;
+pub mod id;
+pub mod key;
+pub mod secret;
+pub mod store;
+pub mod tenant;
+
+pub use error::ControlError;
+pub use store::ControlStore;
