@@ -1,0 +1,317 @@
+//! An event: one fact about one message or one identity, never updated. Its columns are listed once, here;
+//! the Rust field, the Arrow column, the Parquet column and the JSON key share that one name.
+
+mod column;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    Array, ArrayRef, Date32Array, Int32Array, Int64Array, MapBuilder, RecordBatch, StringArray, StringBuilder,
+};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use sendlake_control::clock::Timestamp;
+use sendlake_control::id::TenantId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use self::column::Column;
+
+/// Version of the column list; stored with each row, raised with each additive change.
+pub const SCHEMA_VERSION: i32 = 1;
+
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
+        /// The vocabulary of `event_type`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum EventType {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl EventType {
+            pub const ALL: &'static [EventType] = &[$(EventType::$variant),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(EventType::$variant => $name),* }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// Taken responsibility for.
+    Accepted = "accepted",
+    /// Refused at submission.
+    Rejected = "rejected",
+    /// Not sent: on a suppression list.
+    Suppressed = "suppressed",
+    /// Waiting on quota, pacing, quiet hours, circuit or review.
+    Held = "held",
+    /// Let go after a hold.
+    Released = "released",
+    /// Accepted by the receiving MX (2yz after the final dot); not proof of inbox.
+    Delivered = "delivered",
+    /// 4yz or connection failure; retried at `next_attempt_at`.
+    Deferred = "deferred",
+    /// 5yz in session, or gave up by rule.
+    Bounced = "bounced",
+    /// Lifetime over.
+    Expired = "expired",
+    /// Withdrawn by its sender.
+    Cancelled = "cancelled",
+    /// A crash hid the reply; the retry may repeat the message.
+    AttemptInDoubt = "attempt_in_doubt",
+    /// A DSN arrived later.
+    BouncedAsync = "bounced_async",
+    /// ARF feedback report of type abuse or fraud.
+    Complained = "complained",
+    /// One-click (RFC 8058), mailto or link.
+    Unsubscribed = "unsubscribed",
+    Opened = "opened",
+    Clicked = "clicked",
+    /// Auto-reply or human reply to a tracked reverse-path.
+    Replied = "replied",
+    SuppressionAdded = "suppression_added",
+    SuppressionRemoved = "suppression_removed",
+    QuotaChanged = "quota_changed",
+    CircuitOpened = "circuit_opened",
+    CircuitClosed = "circuit_closed",
+    /// Domain verified, DKIM key rotated, DMARC policy moved.
+    IdentityChanged = "identity_changed",
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty,)*) => {
+        /// One fact. Key columns are never null, all others may be.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        pub struct Event {
+            /// UUIDv7, unique and stable: what every consumer drops repeats by.
+            pub event_id: Uuid,
+            pub event_type: EventType,
+            /// When it happened.
+            pub occurred_at: Timestamp,
+            /// When this installation learned of it.
+            pub recorded_at: Timestamp,
+            pub tenant_id: TenantId,
+            /// The sender's own labels.
+            #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+            pub tags: BTreeMap<String, String>,
+            $(
+                $(#[$doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$kind>,
+            )*
+        }
+
+        impl Event {
+            /// An event with its key columns set and every other column null.
+            pub fn new(event_id: Uuid, event_type: EventType, at: Timestamp, tenant_id: TenantId) -> Self {
+                Self {
+                    event_id, event_type, occurred_at: at, recorded_at: at, tenant_id,
+                    tags: BTreeMap::new(),
+                    $($name: None,)*
+                }
+            }
+        }
+
+        fn nullable_fields() -> Vec<Field> {
+            vec![$(Field::new(stringify!($name), <$kind as Column>::data_type(), true)),*]
+        }
+
+        fn nullable_arrays(rows: &[LoggedEvent]) -> Vec<ArrayRef> {
+            vec![$(<$kind as Column>::array(rows.iter().map(|row| row.event.$name.as_ref()))),*]
+        }
+    };
+}
+
+events! {
+    // message
+    /// UUIDv7 as text; one recipient of one submission.
+    message_id: String,
+    submission_id: String,
+    /// Strict order of the accepting node's events of this message; null for feedback.
+    seq: i64,
+    /// `transactional`, `marketing` or `cold`.
+    stream: String,
+    campaign_id: String,
+    size_bytes: i64,
+    /// Hash of the content with recipient values and tokens normalised out.
+    content_fingerprint: String,
+    subject_hash: String,
+    idempotency_key_hash: String,
+    // recipient
+    recipient: String,
+    recipient_domain: String,
+    /// Who runs the recipient's mailbox, by MX: `google`, `microsoft`, …, else the MX's organisational domain.
+    provider: String,
+    list_id: String,
+    // identity
+    header_from_domain: String,
+    mail_from_domain: String,
+    dkim_domain: String,
+    dkim_selector: String,
+    ip_pool: String,
+    source_ip: String,
+    // alignment
+    spf_aligned: bool,
+    dkim_aligned: bool,
+    /// Whether DMARC is expected to pass (RFC 9989): at least one aligned mechanism.
+    dmarc_expected: bool,
+    // attempt
+    /// 1 for the first attempt.
+    attempt: i32,
+    session_id: String,
+    mx_host: String,
+    mx_ip: String,
+    /// The set of MX hosts that shares one connection pool.
+    site: String,
+    tls_version: String,
+    tls_cipher: String,
+    tls_verified: bool,
+    /// The command that the reply answered: `CONNECT`, `EHLO`, `STARTTLS`, `MAIL`, `RCPT`, `DATA` or `DOT`.
+    smtp_command: String,
+    reply_code: i32,
+    /// RFC 3463, `5.1.1`.
+    enhanced_status: String,
+    reply_text: String,
+    transcript: String,
+    /// From acceptance to the start of this attempt.
+    queue_ms: i64,
+    connect_ms: i64,
+    attempt_ms: i64,
+    next_attempt_at: Timestamp,
+    // verdict
+    bounce_category: String,
+    bounce_reason: String,
+    bounce_class: String,
+    bounce_rule: String,
+    ruleset_version: String,
+    policy_id: String,
+    hold_reason: String,
+    quota_version: i64,
+    // feedback
+    feedback_type: String,
+    reported_by: String,
+    /// When the delivery that this feedback answers took place.
+    delivered_at: Timestamp,
+    url: String,
+    user_agent: String,
+    client_ip_prefix: String,
+    open_source: String,
+    // the rest
+    /// JSON, for what has no column yet.
+    detail: String,
+}
+
+/// An event with its place in a spool's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoggedEvent {
+    /// The spool that logged it: a UUID made with the store, so that a restored or new store never
+    /// continues another one's numbers.
+    pub incarnation: Uuid,
+    pub node_id: Arc<str>,
+    /// Log sequence number: 1, 2, 3 … within the incarnation, in commit order.
+    pub lsn: u64,
+    pub event: Event,
+}
+
+/// The Arrow schema of the `events` table.
+pub static EVENTS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let mut fields = vec![
+        Field::new("event_id", DataType::Utf8, false),
+        Field::new("event_type", DataType::Utf8, false),
+        Field::new("occurred_at", Timestamp::data_type(), false),
+        Field::new("recorded_at", Timestamp::data_type(), false),
+        Field::new("event_date", DataType::Date32, false),
+        Field::new("tenant_id", DataType::Utf8, false),
+        Field::new("node_id", DataType::Utf8, false),
+        Field::new("incarnation", DataType::Utf8, false),
+        Field::new("lsn", DataType::Int64, false),
+        Field::new("schema_version", DataType::Int32, false),
+        Field::new("tags", tags_type(), true),
+    ];
+    fields.extend(nullable_fields());
+    Arc::new(Schema::new(fields))
+});
+
+fn tags_type() -> DataType {
+    let entry = Fields::from(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("value", DataType::Utf8, true),
+    ]);
+    DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry), false)), false)
+}
+
+/// Rows as one Arrow batch with [`EVENTS_SCHEMA`], in the order given.
+pub fn to_batch(rows: &[LoggedEvent]) -> Result<RecordBatch, ArrowError> {
+    let text = |value: fn(&LoggedEvent) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+    };
+    let mut arrays: Vec<ArrayRef> = vec![
+        text(|row| row.event.event_id.to_string()),
+        text(|row| row.event.event_type.as_str().to_owned()),
+        Timestamp::array(rows.iter().map(|row| Some(&row.event.occurred_at))),
+        Timestamp::array(rows.iter().map(|row| Some(&row.event.recorded_at))),
+        Arc::new(Date32Array::from_iter_values(rows.iter().map(|row| row.event.occurred_at.days()))),
+        text(|row| row.event.tenant_id.to_string()),
+        text(|row| row.node_id.to_string()),
+        text(|row| row.incarnation.to_string()),
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.lsn.cast_signed()))),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|_| SCHEMA_VERSION))),
+        tags_array(rows)?,
+    ];
+    arrays.extend(nullable_arrays(rows));
+    RecordBatch::try_new(EVENTS_SCHEMA.clone(), arrays)
+}
+
+fn tags_array(rows: &[LoggedEvent]) -> Result<ArrayRef, ArrowError> {
+    let names =
+        arrow::array::MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
+    let mut tags = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+    for row in rows {
+        for (key, value) in &row.event.tags {
+            tags.keys().append_value(key);
+            tags.values().append_value(value);
+        }
+        tags.append(!row.event.tags.is_empty())?;
+    }
+    let array: ArrayRef = Arc::new(tags.finish());
+    debug_assert_eq!(array.data_type(), &tags_type());
+    Ok(array)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> LoggedEvent {
+        let tenant = TenantId::new("acme").unwrap();
+        let mut event = Event::new(Uuid::nil(), EventType::Deferred, Timestamp::from_secs(86_400), tenant);
+        event.reply_code = Some(421);
+        event.tags.insert("plan".into(), "pro".into());
+        LoggedEvent { incarnation: Uuid::nil(), node_id: "n1".into(), lsn: 7, event }
+    }
+
+    #[test]
+    fn batch_has_every_column_of_the_schema() {
+        let batch = to_batch(&[sample()]).unwrap();
+        assert_eq!(batch.schema(), *EVENTS_SCHEMA);
+        assert_eq!(batch.num_rows(), 1);
+    }
+
+    #[test]
+    fn json_leaves_nulls_out_and_comes_back_equal() {
+        let event = sample().event;
+        let json = serde_json::to_string(&event).unwrap();
+        assert!(json.contains("\"event_type\":\"deferred\"") && !json.contains("null"), "{json}");
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
+    }
+
+    #[test]
+    fn names_of_types_match_their_json() {
+        for kind in EventType::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! How facts reach the lake: events, the outbox they wait in, Arrow, Parquet and Delta.
+//!
+//! - [`event`]: what an event is, its columns, and its Arrow form
+//! - [`outbox`]: the narrow trait between a spool that holds events and what reads them
+//! - [`store`]: where the lake lives: a folder that is synced in order, or a bucket
+//! - [`table`]: the `events` table: made, opened, refreshed, pinned; how its files are laid out
+//! - [`append`]: rows into the table, exactly once
+//! - [`writer`]: the loop that carries the outbox to the table
+//! - [`read`]: a pinned version plus hot rows, for queries
+
+pub mod append;
+pub mod event;
+pub mod outbox;
+pub mod read;
+pub mod store;
+pub mod table;
+pub mod writer;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,34 @@
+//! The seam between a spool, which logs events, and what reads them: the lake's writer and hot queries.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::event::LoggedEvent;
+
+/// A store of events in commit order that have not all reached the lake yet.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// The identity of this log. Its numbers mean nothing under another one.
+    fn incarnation(&self) -> Uuid;
+
+    /// Up to `max_rows` events with an LSN above `after_lsn`, in LSN order, as of one moment.
+    /// Blocking (it reads from disk); call it from a blocking thread where that matters.
+    fn read(&self, after_lsn: u64, max_rows: usize) -> Result<Vec<LoggedEvent>, OutboxError>;
+
+    /// Resolves when there are events above `after_lsn`.
+    async fn wait(&self, after_lsn: u64);
+
+    /// The LSN of the newest event ever logged here, trimmed or not; 0 when there is none, `None` when the
+    /// store cannot tell. It is what shows that a spool was restored from an older copy.
+    fn last_lsn(&self) -> Option<u64> {
+        None
+    }
+
+    /// Drops every event at or below `through_lsn`: they are durable in the lake.
+    async fn trim(&self, through_lsn: u64) -> Result<(), OutboxError>;
+}
+
+/// The outbox's store failed, or holds what cannot be read. The text says what and where.
+#[derive(Debug, thiserror::Error)]
+#[error("outbox: {0}")]
+pub struct OutboxError(pub String);

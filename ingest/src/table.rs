@@ -1,0 +1,260 @@
+//! The `events` table in the lake: made or opened once, refreshed cheaply, pinned for each reader.
+//!
+//! What is *not* here: writing rows ([`crate::append`]), hot rows ([`crate::read`]), compaction, retention.
+
+pub mod layout;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::error::ArrowError;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::CommitProperties;
+use deltalake::kernel::{Action, StructType};
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore, get_actions};
+use deltalake::operations::create::CreateBuilder;
+use deltalake::table::state::DeltaTableState;
+use deltalake::{DeltaTable, DeltaTableError};
+use tokio::sync::Mutex;
+use url::Url;
+use uuid::Uuid;
+
+use crate::event::EVENTS_SCHEMA;
+use crate::outbox::OutboxError;
+use crate::store::LakeStore;
+
+/// Above this many new commits, their transactions are looked up when asked for instead of read one by one.
+const COMMITS_READ_MAX: u64 = 64;
+
+/// What can go wrong between this installation and its lake. Nothing is lost by any of these: rows stay in
+/// the outbox until they are known to be in the table.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    #[error("cannot {action} the lake table at {table}: {source}")]
+    Table { action: &'static str, table: Url, source: Box<DeltaTableError> },
+    #[error(
+        "the lake table at {table} has no column {column:?} of the type this version writes; \
+         it was made by another version of sendlake: use that version, or a new lake location"
+    )]
+    Column { table: Url, column: String },
+    #[error("cannot encode events for the lake: {0}")]
+    Encode(#[from] ArrowError),
+    #[error("an event of spool {found} was offered as one of spool {expected}")]
+    ForeignEvent { expected: Uuid, found: Uuid },
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error("the work was cancelled: {0}")]
+    Cancelled(#[from] tokio::task::JoinError),
+}
+
+/// The `events` table. One per process is enough: it is shared by the writer and all readers.
+pub struct EventsTable {
+    pub(crate) log_store: LogStoreRef,
+    url: Url,
+    latest: Mutex<Latest>,
+    /// Appends of one process take turns; those of several processes meet in Delta's log.
+    pub(crate) appending: Mutex<()>,
+}
+
+/// The newest version seen, and what it says about each spool.
+struct Latest {
+    table: DeltaTable,
+    /// Per Delta application id (a spool's incarnation): the LSN it has committed, as far as it was looked
+    /// up or seen in a commit.
+    committed: HashMap<String, u64>,
+}
+
+/// One version of the table, and how far one spool had come in it.
+#[derive(Clone)]
+pub struct Pinned {
+    pub table: DeltaTable,
+    pub version: u64,
+    /// Every event of the asked spool at or below this LSN is in this version; 0 when there is none.
+    pub committed_lsn: u64,
+}
+
+impl EventsTable {
+    /// The table's name, which is its folder below the lake's.
+    pub const NAME: &str = "events";
+
+    /// Opens the table, making it when it is not there. Safe to call from several processes at once.
+    pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
+        let log_store = log_store(store)?;
+        if !exists(&log_store).await? {
+            match create(&log_store).await {
+                Ok(_) => tracing::info!(table = %log_store.root_url(), "made the events table"),
+                // Somebody else may have been first; then theirs is the table.
+                Err(_) if exists(&log_store).await? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Self::load(log_store).await
+    }
+
+    /// Opens the table if it is there, for commands that only read.
+    pub async fn open_existing(store: &LakeStore) -> Result<Option<Self>, LakeError> {
+        let log_store = log_store(store)?;
+        if exists(&log_store).await? { Self::load(log_store).await.map(Some) } else { Ok(None) }
+    }
+
+    async fn load(log_store: LogStoreRef) -> Result<Self, LakeError> {
+        let url = log_store.root_url().clone();
+        let mut table = DeltaTable::new(Arc::clone(&log_store));
+        table.load().await.map_err(failed(url.clone(), "open"))?;
+        check_columns(&url, &table)?;
+        let latest = Mutex::new(Latest { table, committed: HashMap::new() });
+        Ok(Self { log_store, url, latest, appending: Mutex::new(()) })
+    }
+
+    /// Where the table lies; every Delta reader can open it there.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The highest LSN that the newest version holds for a spool; 0 when it holds none of its events.
+    pub async fn committed_lsn(&self, incarnation: Uuid) -> Result<u64, LakeError> {
+        Ok(self.pin(Some(incarnation)).await?.committed_lsn)
+    }
+
+    /// The newest version now: what was committed before this call, by any process, is in it.
+    ///
+    /// With an `incarnation` also how far that spool had come in this version. Costs one listing of the new
+    /// part of the log, and reading what is new in it.
+    pub async fn pin(&self, incarnation: Option<Uuid>) -> Result<Pinned, LakeError> {
+        let mut latest = self.latest.lock().await;
+        // Taken out while the table moves: should any step fail, nothing stale is left to be believed.
+        let known = std::mem::take(&mut latest.committed);
+        let before = version(&latest.table);
+        latest.table.update_state().await.map_err(self.failed("refresh"))?;
+        latest.committed = self.committed_since(known, before, version(&latest.table)).await?;
+
+        let committed_lsn = match incarnation {
+            None => 0,
+            Some(incarnation) => self.committed_in(&mut latest, incarnation).await?,
+        };
+        Ok(Pinned { table: latest.table.clone(), version: version(&latest.table), committed_lsn })
+    }
+
+    /// Takes over the state that a commit of this process produced, so that readers see it without a listing.
+    pub(crate) async fn advance(&self, state: DeltaTableState) -> Result<(), LakeError> {
+        let mut latest = self.latest.lock().await;
+        let before = version(&latest.table);
+        if state.version() <= before {
+            return Ok(());
+        }
+        let known = std::mem::take(&mut latest.committed);
+        latest.table.state = Some(state);
+        latest.committed = self.committed_since(known, before, version(&latest.table)).await?;
+        Ok(())
+    }
+
+    /// What is known per spool at version `before`, carried on to version `after`.
+    async fn committed_since(
+        &self,
+        mut known: HashMap<String, u64>,
+        before: u64,
+        after: u64,
+    ) -> Result<HashMap<String, u64>, LakeError> {
+        if after.saturating_sub(before) > COMMITS_READ_MAX {
+            return Ok(HashMap::new());
+        }
+        for version in before.saturating_add(1)..=after {
+            let entry =
+                self.log_store.read_commit_entry(version).await.map_err(self.failed("read a commit of"))?;
+            // Cleaned up already: ask the table's state instead.
+            let Some(entry) = entry else { return Ok(HashMap::new()) };
+            for action in get_actions(version, &entry).map_err(self.failed("read a commit of"))? {
+                if let Action::Txn(txn) = action {
+                    known.insert(txn.app_id, txn.version.try_into().unwrap_or(0));
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    async fn committed_in(&self, latest: &mut Latest, incarnation: Uuid) -> Result<u64, LakeError> {
+        let app_id = incarnation.to_string();
+        if let Some(lsn) = latest.committed.get(&app_id) {
+            return Ok(*lsn);
+        }
+        let state = latest.table.snapshot().map_err(self.failed("read the state of"))?;
+        let lsn = state
+            .transaction_version(self.log_store.as_ref(), &app_id)
+            .await
+            .map_err(self.failed("read the transactions of"))?
+            .and_then(|lsn| u64::try_from(lsn).ok())
+            .unwrap_or(0);
+        latest.committed.insert(app_id, lsn);
+        Ok(lsn)
+    }
+
+    pub(crate) fn failed(&self, action: &'static str) -> impl FnOnce(DeltaTableError) -> LakeError {
+        failed(self.url.clone(), action)
+    }
+}
+
+impl fmt::Debug for EventsTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventsTable({})", self.url)
+    }
+}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pinned({} at {}, lsn {})", self.table.table_url(), self.version, self.committed_lsn)
+    }
+}
+
+fn version(table: &DeltaTable) -> u64 {
+    table.version().unwrap_or(0)
+}
+
+fn failed(table: Url, action: &'static str) -> impl FnOnce(DeltaTableError) -> LakeError {
+    move |error| LakeError::Table { action, table, source: Box::new(error) }
+}
+
+/// A log over our own object store, for any scheme. Delta's registry of schemes knows only those whose
+/// crates register themselves, and would open its own, unsynced, local store.
+fn log_store(store: &LakeStore) -> Result<LogStoreRef, LakeError> {
+    let url = store.table_url(EventsTable::NAME);
+    let config = StorageConfig::default();
+    let prefixed =
+        config.decorate_store(Arc::clone(&store.root), &url).map_err(failed(url.clone(), "find"))?;
+    Ok(default_logstore(Arc::from(prefixed), Arc::clone(&store.root), &url, &config))
+}
+
+async fn exists(log_store: &LogStoreRef) -> Result<bool, LakeError> {
+    log_store.is_delta_table_location().await.map_err(failed(log_store.root_url().clone(), "look for"))
+}
+
+async fn create(log_store: &LogStoreRef) -> Result<DeltaTable, LakeError> {
+    let schema: StructType = EVENTS_SCHEMA.as_ref().try_into_kernel()?;
+    CreateBuilder::new()
+        .with_log_store(Arc::clone(log_store))
+        .with_table_name(EventsTable::NAME)
+        .with_comment("Every fact about every message: one row per event, never updated")
+        .with_columns(schema.fields().cloned())
+        .with_partition_columns([layout::PARTITION_COLUMN])
+        .with_configuration(layout::configuration().into_iter().map(|(key, value)| (key, Some(value))))
+        // One try at version 0. A second would add our metadata to the table of whoever was faster.
+        .with_commit_properties(CommitProperties::default().with_max_retries(0))
+        .await
+        .map_err(failed(log_store.root_url().clone(), "make"))
+}
+
+/// Every column that this version writes must be there. A table may have more: later versions add columns,
+/// and rows written here leave those null.
+fn check_columns(url: &Url, table: &DeltaTable) -> Result<(), LakeError> {
+    let ours: StructType = EVENTS_SCHEMA.as_ref().try_into_kernel()?;
+    let theirs = table.snapshot().map_err(failed(url.clone(), "read the schema of"))?.schema();
+    for field in ours.fields() {
+        if theirs.field(field.name()).is_none_or(|there| there.data_type() != field.data_type()) {
+            return Err(LakeError::Column { table: url.clone(), column: field.name().to_owned() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

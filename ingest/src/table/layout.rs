@@ -1,0 +1,155 @@
+//! How rows lie in files: the partition, the order, what is indexed, and what must never be in an index.
+
+use std::sync::LazyLock;
+
+use arrow::datatypes::DataType;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use crate::event::{EVENTS_SCHEMA, LoggedEvent};
+
+/// The table's one partition column: the UTC day of `occurred_at`.
+pub const PARTITION_COLUMN: &str = "event_date";
+
+/// Text columns that cannot hold an address, whatever a sender or a receiver writes: our own words, ids and
+/// names. Minima and maxima are kept for these alone. Any other text may carry a person's address, and a
+/// minimum in a log entry would outlive the erasure of its row.
+const ADDRESS_FREE: &[&str] = &[
+    "event_id",
+    "event_type",
+    "tenant_id",
+    "node_id",
+    "incarnation",
+    "message_id",
+    "submission_id",
+    "stream",
+    "provider",
+    "ip_pool",
+    "site",
+    "smtp_command",
+    "bounce_category",
+    "bounce_class",
+];
+
+/// What Delta's log keeps minima and maxima of: what questions narrow by. At most 32, since each is paid for
+/// in every log entry.
+const SKIPPING: &[&str] = &[
+    "event_type",
+    "occurred_at",
+    "recorded_at",
+    "tenant_id",
+    "incarnation",
+    "lsn",
+    "message_id",
+    "submission_id",
+    "stream",
+    "provider",
+    "reply_code",
+    "bounce_category",
+];
+
+/// A point lookup decodes one row group at most, so they are small.
+const ROW_GROUP_ROWS_MAX: usize = 131_072;
+
+/// Delta table properties. None of them asks for a table feature: any reader of protocol 1, any writer of
+/// protocol 2 can take part.
+pub(crate) fn configuration() -> Vec<(&'static str, String)> {
+    vec![
+        ("delta.dataSkippingStatsColumns", SKIPPING.join(",")),
+        // At one commit in ten seconds: a checkpoint about every quarter of an hour.
+        ("delta.checkpointInterval", "100".to_owned()),
+        ("delta.logRetentionDuration", "interval 7 days".to_owned()),
+    ]
+}
+
+/// Sorts rows the way every file of the table is sorted: (tenant_id, message_id, recorded_at), then in log
+/// order. Rows without a message come first.
+pub(crate) fn sort(rows: &mut [LoggedEvent]) {
+    rows.sort_by(|a, b| {
+        let key = |row: &LoggedEvent| (row.event.recorded_at, row.lsn);
+        a.event
+            .tenant_id
+            .cmp(&b.event.tenant_id)
+            .then_with(|| a.event.message_id.cmp(&b.event.message_id))
+            .then_with(|| key(a).cmp(&key(b)))
+    });
+}
+
+/// The Parquet settings of every writer of the table, rewrites included: Zstandard, dictionaries, a bloom
+/// filter on `message_id`, and statistics only where no address can be.
+pub fn writer_properties() -> WriterProperties {
+    PROPERTIES.clone()
+}
+
+static PROPERTIES: LazyLock<WriterProperties> = LazyLock::new(|| {
+    let message_id = ColumnPath::from("message_id");
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("sendlake ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
+        .set_dictionary_enabled(true)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_sorting_columns(Some(sorting_columns()))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_bloom_filter_enabled(message_id.clone(), true)
+        .set_column_bloom_filter_fpp(message_id.clone(), 0.01)
+        // Sized for one row group, folded to what it really holds when written.
+        .set_column_bloom_filter_max_ndv(message_id, ROW_GROUP_ROWS_MAX as u64);
+    for field in EVENTS_SCHEMA.fields() {
+        let indexed = match field.data_type() {
+            DataType::Utf8 => ADDRESS_FREE.contains(&field.name().as_str()),
+            DataType::Map(..) => false,
+            _ => true,
+        };
+        if indexed {
+            let column = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_statistics_enabled(column, EnabledStatistics::Page);
+        }
+    }
+    properties.build()
+});
+
+/// The sort order by Parquet's count of columns: leaves of the file's schema, which has no partition column.
+fn sorting_columns() -> Vec<SortingColumn> {
+    ["tenant_id", "message_id", "recorded_at"]
+        .into_iter()
+        .filter_map(|name| {
+            let before = EVENTS_SCHEMA.fields().iter().take_while(|field| field.name() != name);
+            let leaves: usize = before
+                .map(|field| match field.data_type() {
+                    DataType::Map(..) => 2,
+                    _ if field.name() == PARTITION_COLUMN => 0,
+                    _ => 1,
+                })
+                .sum();
+            let column_idx = i32::try_from(leaves).ok()?;
+            Some(SortingColumn { column_idx, descending: false, nulls_first: true })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listed_columns_exist_and_none_can_hold_an_address() {
+        for name in ADDRESS_FREE.iter().chain(SKIPPING) {
+            assert!(EVENTS_SCHEMA.field_with_name(name).is_ok(), "{name}");
+        }
+        for name in ["recipient", "reply_text", "transcript", "url", "detail", "campaign_id", "list_id"] {
+            let column = ColumnPath::from(name);
+            assert_eq!(writer_properties().statistics_enabled(&column), EnabledStatistics::None, "{name}");
+            assert!(!SKIPPING.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_log_skips_by_has_parquet_statistics_to_take_it_from() {
+        for name in SKIPPING {
+            let column = ColumnPath::from(*name);
+            assert_ne!(writer_properties().statistics_enabled(&column), EnabledStatistics::None, "{name}");
+        }
+    }
+}

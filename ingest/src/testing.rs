@@ -1,0 +1,233 @@
+//! Stand-ins for tests: an outbox in memory, events with something in every column, storage that fails.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use deltalake::DeltaTable;
+use deltalake::datafusion::arrow::array::RecordBatch;
+use deltalake::datafusion::prelude::SessionContext;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+use sendlake_control::clock::Timestamp;
+use sendlake_control::id::TenantId;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::event::{Event, EventType, LoggedEvent};
+use crate::outbox::{Outbox, OutboxError};
+use crate::store::{LakeStore, open_store};
+
+/// 2026-01-31T12:00:00.123456Z.
+pub const NOON: Timestamp = Timestamp(1_769_860_800_123_456);
+
+pub fn lake(dir: &tempfile::TempDir) -> LakeStore {
+    open_store(dir.path().to_str().unwrap(), &Default::default()).unwrap()
+}
+
+/// Event number `lsn` of a spool. Every tenth is from the day before.
+pub fn event(incarnation: Uuid, lsn: u64) -> LoggedEvent {
+    let at = NOON.plus_millis(lsn as i64).plus_secs(if lsn.is_multiple_of(10) { -86_400 } else { 0 });
+    let tenant = TenantId::new(if lsn.is_multiple_of(3) { "zebra" } else { "acme" }).unwrap();
+    let mut event =
+        Event::new(Uuid::from_u64_pair(incarnation.as_u64_pair().1, lsn), EventType::Delivered, at, tenant);
+    event.message_id = Some(format!("message-{:04}", lsn * 7919 % 1000));
+    event.recipient = Some(format!("person{lsn}@secret.example"));
+    event.reply_text = Some(format!("250 person{lsn}@secret.example queued"));
+    event.url = Some(format!("https://t.example/?to=person{lsn}@secret.example"));
+    event.tags.insert("to".to_owned(), format!("person{lsn}@secret.example"));
+    event.reply_code = Some(250);
+    LoggedEvent { incarnation, node_id: "n1".into(), lsn, event }
+}
+
+pub fn events(incarnation: Uuid, lsns: std::ops::RangeInclusive<u64>) -> Vec<LoggedEvent> {
+    lsns.map(|lsn| event(incarnation, lsn)).collect()
+}
+
+/// Runs SQL over one version of the table, as any DataFusion session would; the table is called `events`.
+pub async fn query(table: &DeltaTable, sql: &str) -> Vec<RecordBatch> {
+    let context = SessionContext::new();
+    context.register_table("events", table.table_provider().await.unwrap()).unwrap();
+    context.sql(sql).await.unwrap().collect().await.unwrap()
+}
+
+/// The LSNs that a version holds of a spool, ascending, repeats included.
+pub async fn lsns(table: &DeltaTable, incarnation: Uuid) -> Vec<u64> {
+    use arrow::array::{AsArray, types::Int64Type};
+    let sql = format!("SELECT lsn FROM events WHERE incarnation = '{incarnation}' ORDER BY lsn");
+    let batches = query(table, &sql).await;
+    batches
+        .iter()
+        .flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().iter().map(|lsn| *lsn as u64))
+        .collect()
+}
+
+/// An outbox in memory.
+pub struct MemoryOutbox {
+    incarnation: Uuid,
+    rows: Mutex<Vec<LoggedEvent>>,
+    last_lsn: watch::Sender<u64>,
+}
+
+impl MemoryOutbox {
+    pub fn new(incarnation: Uuid) -> Arc<Self> {
+        Self::starting_after(incarnation, 0)
+    }
+
+    pub fn starting_after(incarnation: Uuid, last_lsn: u64) -> Arc<Self> {
+        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn: watch::Sender::new(last_lsn) })
+    }
+
+    /// Logs `count` more events.
+    pub fn log(&self, count: u64) {
+        let mut rows = self.rows.lock().unwrap();
+        let last = *self.last_lsn.borrow();
+        rows.extend(events(self.incarnation, last + 1..=last + count));
+        self.last_lsn.send_replace(last + count);
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Outbox for MemoryOutbox {
+    fn incarnation(&self) -> Uuid {
+        self.incarnation
+    }
+
+    fn read(&self, after_lsn: u64, max_rows: usize) -> std::result::Result<Vec<LoggedEvent>, OutboxError> {
+        let rows = self.rows.lock().unwrap();
+        Ok(rows.iter().filter(|row| row.lsn > after_lsn).take(max_rows).cloned().collect())
+    }
+
+    async fn wait(&self, after_lsn: u64) {
+        self.last_lsn.subscribe().wait_for(|last| *last > after_lsn).await.unwrap();
+    }
+
+    fn last_lsn(&self) -> Option<u64> {
+        Some(*self.last_lsn.borrow())
+    }
+
+    async fn trim(&self, through_lsn: u64) -> std::result::Result<(), OutboxError> {
+        self.rows.lock().unwrap().retain(|row| row.lsn > through_lsn);
+        Ok(())
+    }
+}
+
+/// Storage over a real one that fails on demand.
+#[derive(Debug)]
+pub struct FlakyStore {
+    inner: Arc<dyn ObjectStore>,
+    /// So many of the next commits are written, yet answered with an error.
+    pub lost_answers: AtomicUsize,
+    /// So many of the next writes of any kind fail without effect.
+    pub failed_writes: AtomicUsize,
+    /// So many of the next listings fail.
+    pub failed_lists: AtomicUsize,
+    /// From the next lost answer on, every listing fails.
+    pub lists_fail_after_lost_answer: AtomicBool,
+}
+
+impl FlakyStore {
+    /// The same lake, through storage that can be told to fail.
+    pub fn over(store: &LakeStore) -> (LakeStore, Arc<Self>) {
+        let flaky = Arc::new(Self {
+            inner: Arc::clone(&store.root),
+            lost_answers: AtomicUsize::new(0),
+            failed_writes: AtomicUsize::new(0),
+            failed_lists: AtomicUsize::new(0),
+            lists_fail_after_lost_answer: AtomicBool::new(false),
+        });
+        (LakeStore { root: flaky.clone(), url: store.url.clone() }, flaky)
+    }
+
+    fn take(counter: &AtomicUsize) -> bool {
+        counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+fn injected() -> Error {
+    Error::Generic { store: "flaky", source: "the bucket is out to lunch".into() }
+}
+
+impl fmt::Display for FlakyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FlakyStore({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FlakyStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        if Self::take(&self.failed_writes) {
+            return Err(injected());
+        }
+        let result = self.inner.put_opts(location, payload, opts).await?;
+        if location.extension() == Some("json") && Self::take(&self.lost_answers) {
+            if self.lists_fail_after_lost_answer.load(Ordering::SeqCst) {
+                self.failed_lists.store(usize::MAX, Ordering::SeqCst);
+            }
+            return Err(injected());
+        }
+        Ok(result)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if Self::take(&self.failed_lists) {
+            return Box::pin(futures::stream::once(async { Err(injected()) }));
+        }
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        if Self::take(&self.failed_lists) {
+            return Box::pin(futures::stream::once(async { Err(injected()) }));
+        }
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.inner.rename_opts(from, to, options).await
+    }
+}
