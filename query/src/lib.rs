@@ -1,0 +1,41 @@
+//! SQL over events and views: read-only, bound to a scope, within limits.
+//!
+//! Asking
+//! - [`engine`]: runs one statement for one scope on one snapshot
+//! - [`limits`]: what a query may cost
+//! - [`output`]: a result as a table, JSON, CSV or an Arrow stream
+//! - [`http`]: `POST /v1/sql`
+//!
+//! What is asked
+//! - [`source`]: the narrow trait that the lake and the outbox stand behind
+//! - [`scope`]: whose rows a query sees
+//!
+//! The trust boundary between tenants is `scan`: every scan of `events` ends in its plan node, which nothing
+//! of the user's passes; `filter` says which comparisons may, `statement` what may be asked at all, and `pause`
+//! sees to it that a query ends when told to.
+//! There is deliberately no way to register another table, read a file, or write.
+
+pub mod engine;
+mod error;
+mod filter;
+pub mod http;
+pub mod limits;
+pub mod output;
+mod pause;
+mod scan;
+pub mod scope;
+pub mod source;
+mod statement;
+mod table;
+
+pub use engine::{QueryEngine, QueryOutput};
+pub use error::QueryError;
+pub use limits::{EngineLimits, QueryLimits};
+pub use scope::Scope;
+pub use source::{EventSnapshot, EventSource, SourceError};
+pub use statement::SQL_BYTES_MAX;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod views;

@@ -1,0 +1,43 @@
+//! Where events come from: one consistent reading of the lake and of the rows that are still on their way.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use datafusion::catalog::TableProvider;
+
+/// What a query reads from. Asked once per query, so that everything in the query sees the same rows.
+#[async_trait]
+pub trait EventSource: Send + Sync {
+    /// One reading. Hot rows first, version second, so that no row falls between the two.
+    async fn snapshot(&self) -> Result<EventSnapshot, SourceError>;
+}
+
+/// One consistent reading: each event is in `cold` or in `hot`, never in both.
+#[derive(Clone)]
+pub struct EventSnapshot {
+    /// The lake at one version. Columns are matched by name with `EVENTS_SCHEMA`: their order does not
+    /// matter, types may differ where a cast loses nothing (string views, dictionaries), extra columns are
+    /// ignored and missing ones read as null.
+    pub cold: Arc<dyn TableProvider>,
+    /// Rows that `cold` does not hold yet, each batch with exactly `EVENTS_SCHEMA`.
+    pub hot: Vec<RecordBatch>,
+    /// The version of the lake's table that was pinned; none before its first commit.
+    pub version: Option<i64>,
+}
+
+impl fmt::Debug for EventSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hot_rows = self.hot.iter().map(RecordBatch::num_rows).sum::<usize>();
+        f.debug_struct("EventSnapshot")
+            .field("version", &self.version)
+            .field("hot_rows", &hot_rows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The lake or the outbox could not be read. The text is for the operator: it may name paths.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);

@@ -1,0 +1,129 @@
+//! The base table `events`: the lake at one version and the hot rows, bound to one scope.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::UnionExec;
+use sendlake_ingest::event::EVENTS_SCHEMA;
+
+use crate::filter;
+use crate::scan::{EventScanExec, SourceFailed};
+use crate::scope::Scope;
+use crate::source::EventSnapshot;
+
+/// `events` as one scope sees it. Reports no statistics: those of the files count everybody's rows.
+#[derive(Debug)]
+pub(crate) struct EventsTable {
+    snapshot: EventSnapshot,
+    scope: Scope,
+}
+
+impl EventsTable {
+    pub(crate) fn new(snapshot: EventSnapshot, scope: Scope) -> Self {
+        Self { snapshot, scope }
+    }
+
+    async fn scan_cold(
+        &self,
+        state: &dyn Session,
+        schema: &SchemaRef,
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let cold = &self.snapshot.cold;
+        let cold_schema = cold.schema();
+        let mut columns: BTreeSet<usize> =
+            schema.fields().iter().filter_map(|field| cold_schema.index_of(field.name()).ok()).collect();
+        let mut wanted = Vec::new();
+        if let Some(tenant) = self.scope.tenant() {
+            columns.insert(cold_schema.index_of("tenant_id")?);
+            wanted.extend(filter::equals("tenant_id", tenant.as_str(), &cold_schema));
+        }
+        wanted.extend(filters.iter().filter_map(|filter| filter::for_source(filter, &cold_schema)));
+
+        let support = cold.supports_filters_pushdown(&wanted.iter().collect::<Vec<_>>())?;
+        let supported = wanted.into_iter().zip(support);
+        let pushed: Vec<Expr> = supported
+            .filter(|(_, support)| *support != TableProviderFilterPushDown::Unsupported)
+            .map(|(filter, _)| filter)
+            .collect();
+
+        let columns = columns.into_iter().collect::<Vec<_>>();
+        let plan = cold.scan(state, Some(&columns), &pushed, None).await?;
+        let config = state.config_options();
+        let spread = plan.repartitioned(config.execution.target_partitions, config)?;
+        Ok(spread.unwrap_or(plan))
+    }
+
+    fn scan_hot(&self, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut columns = schema
+            .fields()
+            .iter()
+            .map(|field| EVENTS_SCHEMA.index_of(field.name()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tenant_at = EVENTS_SCHEMA.index_of("tenant_id")?;
+        if !columns.contains(&tenant_at) {
+            columns.push(tenant_at);
+        }
+        let hot = vec![self.snapshot.hot.clone()];
+        Ok(MemorySourceConfig::try_new_exec(&hot, EVENTS_SCHEMA.clone(), Some(columns))?)
+    }
+
+    fn bind(&self, source: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(EventScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
+    }
+}
+
+#[async_trait]
+impl TableProvider for EventsTable {
+    fn schema(&self) -> SchemaRef {
+        EVENTS_SCHEMA.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// `limit` is left alone: it counts rows of this scope, and the source has others too.
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(columns) => Arc::new(EVENTS_SCHEMA.project(columns)?),
+            None => EVENTS_SCHEMA.clone(),
+        };
+        let cold = self.scan_cold(state, &schema, filters).await.map_err(SourceFailed::wrap)?;
+        let cold = self.bind(cold, &schema)?;
+        if self.snapshot.hot.is_empty() {
+            return Ok(cold);
+        }
+        let hot = self.bind(self.scan_hot(&schema)?, &schema)?;
+        UnionExec::try_new(vec![cold, hot])
+    }
+
+    /// Inexact throughout: whatever the source makes of a filter, it is applied again to what comes back.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let verdict = |filter: &&Expr| {
+            if filter::is_harmless(filter, &EVENTS_SCHEMA) {
+                TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            }
+        };
+        Ok::<_, DataFusionError>(filters.iter().map(verdict).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! Golden cases of the views: `tests-data/*.case` holds events, queries and the tables that they give.
+//! `UPDATE_GOLDEN=1 cargo test -p sendlake-query` rewrites the tables.
+
+use std::path::{Path, PathBuf};
+
+use crate::scope::Scope;
+use crate::testing::{engine_over, events, limits, shown, snapshot, tenant};
+
+/// A case is a line of text, `-- events` and JSON lines, then any number of `-- query <tenant or *>`, SQL,
+/// `-- expect`, table. Every query has to give the same with its events in the lake, hot, and in both.
+async fn check(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests-data").join(format!("{name}.case"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (head, body) = text.split_once("-- events\n").expect("-- events");
+    let mut parts = body.split("-- query ");
+    let lines = parts.next().expect("events");
+    let rows = events(lines);
+    let mut rewritten = format!("{head}-- events\n{lines}");
+    for part in parts {
+        let (scope_name, rest) = part.split_once('\n').expect("a tenant or * after -- query");
+        let (sql, expected) = rest.split_once("-- expect\n").expect("-- expect");
+        let scope = if scope_name == "*" { Scope::AllTenants } else { tenant(scope_name) };
+        let mut tables = Vec::new();
+        for hot_from in [rows.len(), rows.len() / 2, 0] {
+            let (cold, hot) = rows.split_at(hot_from);
+            let engine = engine_over(snapshot(cold, hot), limits());
+            tables.push(shown(&engine, &scope, sql).await);
+        }
+        assert!(tables.iter().all(|table| *table == tables[0]), "{name}: hot and cold differ: {tables:#?}");
+        let table = &tables[0];
+        if std::env::var_os("UPDATE_GOLDEN").is_none() {
+            assert_eq!(table.trim(), expected.trim(), "{}: {sql}\ngives:\n{table}", path.display());
+        }
+        rewritten.push_str(&format!("-- query {scope_name}\n{sql}-- expect\n{table}\n"));
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, rewritten.trim_end().to_owned() + "\n").unwrap();
+    }
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        $(#[tokio::test] async fn $name() { check(stringify!($name)).await; })*
+
+        #[test]
+        fn every_case_file_runs() {
+            let named = [$(stringify!($name)),*];
+            let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests-data");
+            for file in std::fs::read_dir(folder).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                assert!(named.contains(&name.as_str()), "{name}.case is not listed");
+            }
+        }
+    };
+}
+
+cases![
+    empty_lake,
+    one_event,
+    deferred_then_delivered,
+    bounced,
+    in_doubt_then_delivered,
+    several_recipients,
+    late_event,
+    month_boundary,
+    two_tenants,
+    never_attempted,
+];

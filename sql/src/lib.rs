@@ -1,0 +1,71 @@
+//! The data contract: views over the lake, each a file in `views/` that opens with its grain, its consumer
+//! and its cost. `events`, the base table, is not here: whoever runs the views provides it.
+
+/// A named query over `events` and over views that stand before it in [`VIEWS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// What queries call it. Stable: a breaking change gets a new name.
+    pub name: &'static str,
+    /// The whole file: the comment that opens it, then one `SELECT` without a semicolon.
+    pub sql: &'static str,
+}
+
+impl View {
+    /// The opening comment as text: what it is, its grain, its consumer and its cost.
+    pub fn doc(&self) -> String {
+        let lines = self.sql.lines().map_while(|line| line.strip_prefix("--"));
+        lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+macro_rules! views {
+    ($($name:literal),* $(,)?) => {
+        /// Every view, in dependency order: each reads only `events` and those before it.
+        pub const VIEWS: &[View] =
+            &[$(View { name: $name, sql: include_str!(concat!("../views/", $name, ".sql")) }),*];
+    };
+}
+
+views!["attempts", "outcomes", "message_history"];
+
+/// The view of that name.
+pub fn view(name: &str) -> Option<&'static View> {
+    VIEWS.iter().find(|view| view.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_view_says_its_name_grain_consumer_and_cost() {
+        for view in VIEWS {
+            let doc = view.doc();
+            assert_eq!(doc.lines().next(), Some(view.name));
+            for part in ["What: ", "Grain: ", "Consumer: ", "Cost: "] {
+                assert!(doc.lines().any(|line| line.starts_with(part)), "{} lacks {part}", view.name);
+            }
+        }
+    }
+
+    #[test]
+    fn views_ask_neither_the_clock_nor_chance() {
+        for view in VIEWS {
+            let sql = view.sql.to_lowercase();
+            for call in ["now()", "current_timestamp", "current_date", "random()", "uuid()"] {
+                assert!(!sql.contains(call), "{} uses {call}", view.name);
+            }
+        }
+    }
+
+    #[test]
+    fn views_are_plain_sql() {
+        for view in VIEWS {
+            let sql = view.sql.to_lowercase();
+            for dialect in ["distinct on", "qualify", "::", ";"] {
+                let body = sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+                assert!(!body.contains(dialect), "{} uses {dialect}", view.name);
+            }
+        }
+    }
+}
