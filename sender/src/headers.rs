@@ -1,0 +1,175 @@
+//! The header fields made for one message at delivery: Message-ID, List-Unsubscribe and Feedback-ID. Date and
+//! all that recipients share were composed at acceptance.
+
+use uuid::Uuid;
+
+use crate::stream::Stream;
+use crate::submission::Content;
+use crate::token::{Purpose, TokenKeys};
+
+/// What a message's own fields are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Personal<'a> {
+    pub message_id: Uuid,
+    pub stream: Stream,
+    pub tenant: &'a str,
+    pub campaign_id: Option<&'a str>,
+    /// Right side of the Message-ID: the domain of `From:`, ASCII.
+    pub header_from_domain: &'a str,
+    /// Where unsubscribes are taken; without it, none are offered.
+    pub unsubscribe: Option<Unsubscribe<'a>>,
+    /// The installation, in Feedback-ID: Google asks for 5 to 15 characters that stay the same.
+    pub feedback_sender: &'a str,
+}
+
+/// Where unsubscribes are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsubscribe<'a> {
+    /// `https://mail.example.com`; the path `/u/<token>` is added.
+    pub base_url: &'a str,
+    /// Domain of the unsubscribe mailbox `<token>@…`, ASCII.
+    pub mailbox_domain: Option<&'a str>,
+}
+
+/// The fields as they go in front of the content's own, each ending in CRLF; what the client gave itself is
+/// left alone.
+pub fn personal_headers(content: &Content, personal: &Personal<'_>, tokens: &TokenKeys) -> Vec<u8> {
+    let mut headers = String::with_capacity(512);
+    if !content.has_message_id {
+        let token = tokens.issue(Purpose::MessageId, personal.message_id);
+        headers.push_str(&format!("Message-ID: <{token}@{}>\r\n", personal.header_from_domain));
+    }
+    if let Some(unsubscribe) = &personal.unsubscribe
+        && personal.stream != Stream::Transactional
+        && !content.has_list_unsubscribe
+    {
+        push_unsubscribe(&mut headers, unsubscribe, &tokens.issue(Purpose::Unsubscribe, personal.message_id));
+    }
+    if !content.has_feedback_id {
+        push_feedback_id(&mut headers, personal);
+    }
+    headers.into_bytes()
+}
+
+fn push_unsubscribe(headers: &mut String, unsubscribe: &Unsubscribe<'_>, token: &str) {
+    let base_url = unsubscribe.base_url.trim_end_matches('/');
+    headers.push_str(&format!("List-Unsubscribe: <{base_url}/u/{token}>"));
+    if let Some(domain) = unsubscribe.mailbox_domain {
+        headers.push_str(&format!(",\r\n <mailto:{token}@{domain}?subject=unsubscribe>"));
+    }
+    headers.push_str("\r\n");
+    // RFC 8058, section 3.1: the one-click promise needs an HTTPS URI.
+    if base_url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+        headers.push_str("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
+    }
+}
+
+/// `Feedback-ID: campaign:tenant:stream:sender`, by which Google Postmaster Tools groups complaints. Up to
+/// three identifiers may be empty; the sender may not.
+fn push_feedback_id(headers: &mut String, personal: &Personal<'_>) {
+    let campaign = identifier(personal.campaign_id.unwrap_or_default(), 40);
+    let tenant = identifier(personal.tenant, 63);
+    let mut sender = identifier(personal.feedback_sender, 15);
+    while sender.len() < 5 {
+        sender.push('_');
+    }
+    let line = format!("Feedback-ID: {campaign}:{tenant}:{}:{sender}", personal.stream);
+    if line.len() > 78 {
+        // Folding is only allowed where white space stands: after the field's name.
+        headers.push_str(&line.replacen(": ", ":\r\n ", 1));
+    } else {
+        headers.push_str(&line);
+    }
+    headers.push_str("\r\n");
+}
+
+/// Letters, digits, `-`, `_` and `.`; anything else, the separator above all, becomes `_`.
+fn identifier(text: &str, chars_max: usize) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    text.chars().take(chars_max).map(|c| if safe(c) { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content() -> Content {
+        Content {
+            headers: b"From: a@example.com\r\n".to_vec(),
+            body: Vec::new(),
+            has_message_id: false,
+            has_feedback_id: false,
+            has_list_unsubscribe: false,
+            needs_smtputf8: false,
+            needs_8bitmime: false,
+        }
+    }
+
+    fn personal() -> Personal<'static> {
+        Personal {
+            message_id: Uuid::from_u128(42),
+            stream: Stream::Marketing,
+            tenant: "acme",
+            campaign_id: Some("spring"),
+            header_from_domain: "news.example.com",
+            unsubscribe: Some(Unsubscribe {
+                base_url: "https://mail.example.com/",
+                mailbox_domain: Some("bounce.example.com"),
+            }),
+            feedback_sender: "sendlake",
+        }
+    }
+
+    fn made(content: &Content, personal: &Personal<'_>) -> String {
+        String::from_utf8(personal_headers(content, personal, &TokenKeys::new(1, [7; 32]))).unwrap()
+    }
+
+    #[test]
+    fn marketing_mail_can_be_left_with_one_click() {
+        let tokens = TokenKeys::new(1, [7; 32]);
+        let id = tokens.issue(Purpose::MessageId, Uuid::from_u128(42));
+        let leave = tokens.issue(Purpose::Unsubscribe, Uuid::from_u128(42));
+        assert_eq!(
+            made(&content(), &personal()),
+            format!(
+                "Message-ID: <{id}@news.example.com>\r\n\
+                 List-Unsubscribe: <https://mail.example.com/u/{leave}>,\r\n \
+                 <mailto:{leave}@bounce.example.com?subject=unsubscribe>\r\n\
+                 List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\
+                 Feedback-ID: spring:acme:marketing:sendlake\r\n"
+            )
+        );
+    }
+
+    #[test]
+    fn transactional_mail_offers_no_unsubscribe() {
+        let headers = made(&content(), &Personal { stream: Stream::Transactional, ..personal() });
+        assert!(!headers.contains("List-Unsubscribe"), "{headers}");
+    }
+
+    #[test]
+    fn the_clients_own_fields_are_left_alone() {
+        let content = Content { has_message_id: true, has_list_unsubscribe: true, ..content() };
+        let headers = made(&content, &personal());
+        assert_eq!(headers, "Feedback-ID: spring:acme:marketing:sendlake\r\n");
+    }
+
+    #[test]
+    fn one_click_is_only_promised_over_https() {
+        let http = Unsubscribe { base_url: "http://127.0.0.1:8025", mailbox_domain: None };
+        let headers = made(&content(), &Personal { unsubscribe: Some(http), ..personal() });
+        assert!(headers.contains("List-Unsubscribe: <http://127.0.0.1:8025/u/"), "{headers}");
+        assert!(!headers.contains("List-Unsubscribe-Post"), "{headers}");
+    }
+
+    #[test]
+    fn feedback_id_survives_hostile_parts() {
+        let hostile = "a:b\r\nBcc: x@example.com ".repeat(10);
+        let personal = Personal { campaign_id: Some(&hostile), feedback_sender: "x", ..personal() };
+        let headers = made(&content(), &personal);
+        let feedback = headers.split("Feedback-ID:").nth(1).unwrap();
+        assert_eq!(feedback.trim().matches(':').count(), 3, "{feedback}");
+        assert!(feedback.ends_with(":x____\r\n"), "{feedback}");
+        assert!(headers.split("\r\n").all(|line| line.len() <= 998 && !line.starts_with("Bcc")));
+    }
+}

@@ -1,0 +1,25 @@
+//! The sending half: accept, decide, spool, route, sign, deliver. Each step is an event.
+//!
+//! Delivering
+//! - [`mx`], [`route`]: where a domain's mail goes; [`site`], [`provider`]: what that place is called
+//! - [`source`]: which address and name it leaves from
+//! - [`schedule`]: when a deferred message is tried again
+//! - [`session`]: one SMTP connection; [`reply`]: what the server answered
+//! - [`headers`], [`dkim`]: what is added to each message; [`token`]: how all of it names its message
+//!
+//! This crate never imports `query`: limits arrive as data.
+
+pub mod address;
+pub mod dkim;
+pub mod headers;
+pub mod mx;
+pub mod provider;
+pub mod reply;
+pub mod route;
+pub mod schedule;
+pub mod session;
+pub mod site;
+pub mod source;
+pub mod stream;
+pub mod submission;
+pub mod token;
