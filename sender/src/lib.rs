@@ -1,5 +1,8 @@
 //! The sending half: accept, decide, spool, route, sign, deliver. Each step is an event.
 //!
+//! Keeping
+//! - [`spool`]: the durable queue, and the events that wait for the lake
+//!
 //! Delivering
 //! - [`mx`], [`route`]: where a domain's mail goes; [`site`], [`provider`]: what that place is called
 //! - [`source`]: which address and name it leaves from
@@ -20,6 +23,7 @@ pub mod schedule;
 pub mod session;
 pub mod site;
 pub mod source;
+pub mod spool;
 pub mod stream;
 pub mod submission;
 pub mod token;

@@ -1,0 +1,277 @@
+//! The spool: queue, usage counters, idempotency keys and outbox in one durable store, so that a change of
+//! the queue and its event are one atomic write. Nothing is acknowledged before its group is synced.
+//!
+//! - [`key`]: the order of the queue · `entry`: what is stored, sealed · `table`: one write transaction
+//! - `writer`: group commit · [`lanes`]: which lanes are due · [`read`]: looking, also beside a server
+//! - [`intake`]: accepting · [`work`]: dispatch, outcomes, operators' changes · `outbox`: the lake's side
+
+mod entry;
+pub mod intake;
+pub mod key;
+pub mod lanes;
+mod outbox;
+pub mod read;
+mod space;
+mod table;
+pub mod work;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use redb::{Builder, ConcurrencyMode, Database};
+use sendlake_control::id::Ids;
+use sendlake_ingest::event::{Event, EventType};
+use sendlake_ingest::outbox::Outbox;
+use uuid::Uuid;
+
+pub use self::entry::{QueueEntry, Sealer};
+use self::lanes::Lanes;
+pub use self::read::SpoolReader;
+use self::space::FreeSpace;
+pub use self::table::Tables;
+pub use self::writer::OnFatal;
+use self::writer::Writer;
+
+/// Version of the store's layout, checked at start.
+const FORMAT_VERSION: u8 = 1;
+const FORMAT: &str = "format";
+const INCARNATION: &str = "incarnation";
+/// Memory that the store may use for pages.
+const CACHE_BYTES: usize = 256 << 20;
+
+/// Why the spool cannot do something. Anything but `InUse` and `Missing` means: stop, and look.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    #[error("{0} is in use by another process; talk to the running server instead, or stop it first")]
+    InUse(PathBuf),
+    #[error("there is no spool at {0}; `sendlake serve --dir …` makes one")]
+    Missing(PathBuf),
+    #[error("could not {0}: {1}")]
+    Io(String, #[source] std::io::Error),
+    #[error(
+        "the spool's store failed ({0}); stop here, check the disk, and restore spool/ from a backup if the \
+         file is damaged (moving it away starts an empty queue: mail that waits in it is not sent)"
+    )]
+    Store(String),
+    #[error("the spool holds a value that cannot be read: {0}; nothing was changed")]
+    Damaged(String),
+    #[error(
+        "the spool has format {0}, this build reads {FORMAT_VERSION}; use the sendlake version that wrote it"
+    )]
+    Format(u8),
+    #[error("a value of the spool cannot be sealed or opened: {0}")]
+    Seal(String),
+    #[error("the spool has stopped: {0}")]
+    Stopped(String),
+}
+
+macro_rules! store_errors {
+    ($($error:ty),*) => {
+        $(impl From<$error> for SpoolError {
+            fn from(error: $error) -> Self {
+                Self::Store(error.to_string())
+            }
+        })*
+    };
+}
+store_errors!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
+
+/// How a spool is set up.
+#[derive(Clone, Debug)]
+pub struct SpoolSettings {
+    /// The folder; holds `spool.redb`.
+    pub dir: PathBuf,
+    pub node_id: String,
+    /// Below this much free space new mail is refused; what is queued still goes out.
+    pub free_space_floor_bytes: u64,
+    /// Above this many events that have not reached the lake new mail is refused.
+    pub outbox_rows_max: u64,
+}
+
+/// The open store of one node. Cheap to share.
+pub struct Spool {
+    reader: SpoolReader,
+    writer: Writer,
+    lanes: Arc<Lanes>,
+    ids: Ids,
+    sealer: Arc<dyn Sealer>,
+    free_space: FreeSpace,
+    outbox_rows_max: u64,
+    outbox_trimmed: Arc<AtomicU64>,
+    /// Messages that were in flight at a crash, put back at this start.
+    recovered: usize,
+}
+
+impl Spool {
+    /// Opens or makes the store, puts back what was in flight when the last process ended, and starts the
+    /// writing thread.
+    pub fn open(
+        settings: &SpoolSettings,
+        sealer: Arc<dyn Sealer>,
+        ids: Ids,
+        on_fatal: OnFatal,
+    ) -> Result<Self, SpoolError> {
+        std::fs::create_dir_all(&settings.dir)
+            .map_err(|e| SpoolError::Io(format!("create {}", settings.dir.display()), e))?;
+        let path = store_path(&settings.dir);
+        let db = Arc::new(open_database(&path)?);
+        let incarnation = prepare(&db, &ids)?;
+        let recovered = put_back(&db, sealer.as_ref(), &ids)?;
+        let reader = SpoolReader::new(db.clone(), sealer.clone(), incarnation, &settings.node_id)?;
+        let last_lsn = reader.last_lsn()?;
+        let trimmed = last_lsn.saturating_sub(reader.counts()?.outbox_rows);
+        let lanes = Arc::new(Lanes::default());
+        for (lane, at) in reader.lanes()? {
+            lanes.touch(&lane, at);
+        }
+        Ok(Self {
+            reader,
+            writer: Writer::start(db, last_lsn, on_fatal)?,
+            lanes,
+            ids,
+            sealer,
+            free_space: FreeSpace::new(&settings.dir, settings.free_space_floor_bytes),
+            outbox_rows_max: settings.outbox_rows_max,
+            outbox_trimmed: Arc::new(AtomicU64::new(trimmed)),
+            recovered,
+        })
+    }
+
+    /// Starts a new log under a new identity, for a store that was restored from a copy older than what the lake
+    /// holds: `committed_lsn` is the lake's last number under the old identity, so every event here is there.
+    pub async fn renew_incarnation(mut self, committed_lsn: u64) -> Result<Self, SpoolError> {
+        let incarnation = self.ids.uuid();
+        self.trim(committed_lsn).await.map_err(|error| SpoolError::Store(error.to_string()))?;
+        self.writer
+            .write(move |tables| tables.set_meta(INCARNATION, incarnation.as_bytes()), |()| ())
+            .await?;
+        self.reader.set_incarnation(incarnation);
+        Ok(self)
+    }
+
+    pub fn reader(&self) -> &SpoolReader {
+        &self.reader
+    }
+
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// Messages whose attempt was cut off when the last process ended.
+    pub fn recovered(&self) -> usize {
+        self.recovered
+    }
+}
+
+fn store_path(dir: &Path) -> PathBuf {
+    dir.join("spool.redb")
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    // lets `sendlake queue ls` and `sendlake sql` read beside a running server
+    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
+    builder
+}
+
+fn open_database(path: &Path) -> Result<Database, SpoolError> {
+    builder().create(path).map_err(|error| database_error(path, error))
+}
+
+fn database_error(path: &Path, error: redb::DatabaseError) -> SpoolError {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => SpoolError::InUse(path.to_owned()),
+        redb::DatabaseError::Storage(redb::StorageError::Io(e))
+            if e.kind() == std::io::ErrorKind::NotFound =>
+        {
+            SpoolError::Missing(path.to_owned())
+        }
+        other => SpoolError::Store(format!("{}: {other}", path.display())),
+    }
+}
+
+/// Runs one change before the writing thread exists.
+fn write_once<T>(
+    db: &Database,
+    change: impl FnOnce(&mut Tables<'_>) -> Result<T, SpoolError>,
+) -> Result<T, SpoolError> {
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    let mut tables = Tables::open(&txn)?;
+    let result = change(&mut tables)?;
+    tables.finish()?;
+    txn.commit()?;
+    Ok(result)
+}
+
+/// Checks the format, or sets up a new store. Returns its incarnation.
+fn prepare(db: &Database, ids: &Ids) -> Result<Uuid, SpoolError> {
+    write_once(db, |tables| {
+        match tables.meta(FORMAT)?.as_deref() {
+            Some([FORMAT_VERSION]) => {}
+            Some([other, ..]) => return Err(SpoolError::Format(*other)),
+            _ => {
+                tables.set_meta(FORMAT, &[FORMAT_VERSION])?;
+                tables.set_meta(INCARNATION, ids.uuid().as_bytes())?;
+            }
+        }
+        tables
+            .meta(INCARNATION)?
+            .and_then(|bytes| Uuid::from_slice(&bytes).ok())
+            .ok_or_else(|| SpoolError::Damaged("the store's own id".into()))
+    })
+}
+
+/// After a crash: each message in flight gets an `attempt_in_doubt` and goes back to the queue, due now.
+/// The reply was lost, so this retry is the one place where a message may be repeated.
+fn put_back(db: &Database, sealer: &dyn Sealer, ids: &Ids) -> Result<usize, SpoolError> {
+    const BATCH: usize = 4_096;
+    let mut total = 0;
+    loop {
+        let batch = write_once(db, |tables| {
+            let marked: Vec<(Vec<u8>, Vec<u8>)> = tables.take_in_flight(BATCH)?;
+            for (_, sealed) in &marked {
+                let mut entry = entry::decode_entry(sealer, sealed)?;
+                let now = ids.now();
+                entry.attempts += 1;
+                entry.seq += 1;
+                entry.next_attempt_at = now;
+                let mut event = entry.event(ids, EventType::AttemptInDoubt);
+                event.attempt = Some(entry.attempts);
+                event.next_attempt_at = Some(now);
+                tables.log(&entry::encode_event(sealer, &event)?)?;
+                let key = entry.lane().key(now, entry.message_id);
+                tables.queue.insert(key.as_slice(), entry::encode_entry(sealer, &entry)?.as_slice())?;
+            }
+            Ok(marked.len())
+        })?;
+        total += batch;
+        if batch < BATCH {
+            return Ok(total);
+        }
+    }
+}
+
+impl QueueEntry {
+    /// An event about this message, with everything that the entry knows filled in.
+    pub fn event(&self, ids: &Ids, event_type: EventType) -> Event {
+        let mut event = Event::new(ids.uuid(), event_type, ids.now(), self.tenant_id.clone());
+        event.message_id = Some(self.message_id.to_string());
+        event.submission_id = Some(self.submission_id.to_string());
+        event.seq = Some(self.seq);
+        event.stream = Some(self.stream.to_string());
+        event.campaign_id = self.campaign_id.clone();
+        event.content_fingerprint = self.content_fingerprint.clone();
+        event.size_bytes = Some(self.size_bytes);
+        event.recipient = Some(self.recipient.to_string());
+        event.recipient_domain = Some(self.recipient.domain().to_owned());
+        event.header_from_domain = Some(self.header_from_domain.clone());
+        event
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The tables of the store, and one write transaction over all of them.
+
+use std::collections::HashMap;
+
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use sendlake_control::clock::Timestamp;
+use uuid::Uuid;
+
+use super::SpoolError;
+
+type Bytes = &'static [u8];
+
+pub(super) const META: TableDefinition<&'static str, Bytes> = TableDefinition::new("meta");
+/// Queue key → sealed entry.
+pub(super) const QUEUE: TableDefinition<Bytes, Bytes> = TableDefinition::new("queue_v1");
+/// Message id → sealed entry, for messages handed to a session.
+pub(super) const IN_FLIGHT: TableDefinition<Bytes, Bytes> = TableDefinition::new("in_flight_v1");
+/// Submission id → messages of it that have no outcome yet. A submission without a row has one.
+pub(super) const REMAINING: TableDefinition<Bytes, u64> = TableDefinition::new("remaining_v1");
+/// Submission id → sealed content.
+pub(super) const CONTENT: TableDefinition<Bytes, Bytes> = TableDefinition::new("content_v1");
+/// LSN → sealed event.
+pub(super) const OUTBOX: TableDefinition<u64, Bytes> = TableDefinition::new("outbox_v1");
+/// (tenant, key hash) → what was answered.
+pub(super) const IDEMPOTENCY: TableDefinition<Bytes, Bytes> = TableDefinition::new("idempotency_v1");
+/// (expiry, tenant, key hash) → nothing; for purging in order.
+pub(super) const IDEMPOTENCY_EXPIRY: TableDefinition<Bytes, ()> =
+    TableDefinition::new("idempotency_expiry_v1");
+/// (tenant, stream, recipient domain, UTC day) → attempts started.
+pub(super) const USAGE: TableDefinition<Bytes, u64> = TableDefinition::new("usage_v1");
+
+/// A message id, and the sealed entry under it.
+pub(super) type Marked = (Vec<u8>, Vec<u8>);
+
+const NEXT_LSN: &str = "next_lsn";
+
+/// One write transaction: whatever is done through it becomes durable together, or not at all.
+pub struct Tables<'txn> {
+    meta: Table<'txn, &'static str, Bytes>,
+    pub(super) queue: Table<'txn, Bytes, Bytes>,
+    pub(super) in_flight: Table<'txn, Bytes, Bytes>,
+    remaining: Table<'txn, Bytes, u64>,
+    content: Table<'txn, Bytes, Bytes>,
+    outbox: Table<'txn, u64, Bytes>,
+    pub(super) idempotency: Table<'txn, Bytes, Bytes>,
+    pub(super) idempotency_expiry: Table<'txn, Bytes, ()>,
+    usage: Table<'txn, Bytes, u64>,
+    /// What this transaction adds to `usage`: many messages count under few keys.
+    used: HashMap<Vec<u8>, u64>,
+    next_lsn: u64,
+}
+
+impl<'txn> Tables<'txn> {
+    pub(super) fn open(txn: &'txn WriteTransaction) -> Result<Self, SpoolError> {
+        let meta = txn.open_table(META)?;
+        let next_lsn = match meta.get(NEXT_LSN)? {
+            Some(value) => <[u8; 8]>::try_from(value.value())
+                .map(u64::from_be_bytes)
+                .map_err(|_| SpoolError::Damaged("the log sequence number".into()))?,
+            None => 1,
+        };
+        Ok(Self {
+            meta,
+            queue: txn.open_table(QUEUE)?,
+            in_flight: txn.open_table(IN_FLIGHT)?,
+            remaining: txn.open_table(REMAINING)?,
+            content: txn.open_table(CONTENT)?,
+            outbox: txn.open_table(OUTBOX)?,
+            idempotency: txn.open_table(IDEMPOTENCY)?,
+            idempotency_expiry: txn.open_table(IDEMPOTENCY_EXPIRY)?,
+            usage: txn.open_table(USAGE)?,
+            used: HashMap::new(),
+            next_lsn,
+        })
+    }
+
+    /// Writes what is kept in memory during the transaction. Returns the last LSN given out.
+    pub(super) fn finish(mut self) -> Result<u64, SpoolError> {
+        for (key, more) in &self.used {
+            let count = self.usage.get(key.as_slice())?.map_or(0, |value| value.value());
+            self.usage.insert(key.as_slice(), count + more)?;
+        }
+        self.meta.insert(NEXT_LSN, self.next_lsn.to_be_bytes().as_slice())?;
+        Ok(self.next_lsn.saturating_sub(1))
+    }
+
+    pub(super) fn meta(&self, key: &'static str) -> Result<Option<Vec<u8>>, SpoolError> {
+        Ok(self.meta.get(key)?.map(|value| value.value().to_vec()))
+    }
+
+    pub(super) fn set_meta(&mut self, key: &'static str, value: &[u8]) -> Result<(), SpoolError> {
+        self.meta.insert(key, value)?;
+        Ok(())
+    }
+
+    /// Appends a sealed event under the next log sequence number.
+    pub(super) fn log(&mut self, event: &[u8]) -> Result<(), SpoolError> {
+        self.outbox.insert(self.next_lsn, event)?;
+        self.next_lsn += 1;
+        Ok(())
+    }
+
+    pub(super) fn trim(&mut self, through_lsn: u64) -> Result<(), SpoolError> {
+        self.outbox.retain_in(..=through_lsn, |_, _| false)?;
+        Ok(())
+    }
+
+    pub(super) fn add_usage(&mut self, key: Vec<u8>) {
+        *self.used.entry(key).or_default() += 1;
+    }
+
+    /// A submission has come in with its content and this many messages.
+    pub(super) fn admit(
+        &mut self,
+        submission_id: Uuid,
+        content: &[u8],
+        messages: u64,
+    ) -> Result<(), SpoolError> {
+        let id = submission_id.as_bytes().as_slice();
+        self.content.insert(id, content)?;
+        if messages > 1 {
+            self.remaining.insert(id, messages)?;
+        }
+        Ok(())
+    }
+
+    /// One message of a submission is over; with the last one its content goes.
+    pub(super) fn settle(&mut self, submission_id: Uuid) -> Result<(), SpoolError> {
+        let id = submission_id.as_bytes().as_slice();
+        let remaining = self.remaining.get(id)?.map(|value| value.value());
+        match remaining {
+            Some(remaining) if remaining > 1 => {
+                self.remaining.insert(id, remaining - 1)?;
+                return Ok(());
+            }
+            Some(_) => drop(self.remaining.remove(id)?),
+            None => {}
+        }
+        self.content.remove(id)?;
+        Ok(())
+    }
+
+    /// Forgets idempotency keys whose time is over, at most `max` of them.
+    pub(super) fn purge_idempotency(&mut self, now: Timestamp, max: usize) -> Result<usize, SpoolError> {
+        let end = now.0.max(0).cast_unsigned().to_be_bytes();
+        let expired: Vec<Vec<u8>> = self
+            .idempotency_expiry
+            .range::<&[u8]>(..end.as_slice())?
+            .take(max)
+            .map(|row| row.map(|(key, _)| key.value().to_vec()))
+            .collect::<Result<_, _>>()?;
+        for key in &expired {
+            self.idempotency_expiry.remove(key.as_slice())?;
+            if let Some((_, key)) = key.split_at_checked(8) {
+                self.idempotency.remove(key)?;
+            }
+        }
+        Ok(expired.len())
+    }
+
+    /// Removes up to `max` in-flight marks, and returns them with their sealed entries.
+    pub(super) fn take_in_flight(&mut self, max: usize) -> Result<Vec<Marked>, SpoolError> {
+        let mut taken = Vec::new();
+        while taken.len() < max
+            && let Some((id, entry)) = self.in_flight.pop_first()?
+        {
+            taken.push((id.value().to_vec(), entry.value().to_vec()));
+        }
+        Ok(taken)
+    }
+}
