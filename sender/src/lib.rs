@@ -1,5 +1,10 @@
 //! The sending half: accept, decide, spool, route, sign, deliver. Each step is an event.
 //!
+//! Accepting
+//! - [`address`]: a mailbox of an envelope · [`stream`]: the three kinds of mail
+//! - [`submission`]: what a client handed over, checked and composed
+//! - [`api`]: the HTTP send API · [`compose`]: from checked parts to the octets of a message
+//!
 //! Keeping
 //! - [`spool`]: the durable queue, and the events that wait for the lake
 //!
@@ -13,6 +18,8 @@
 //! This crate never imports `query`: limits arrive as data.
 
 pub mod address;
+pub mod api;
+pub mod compose;
 pub mod dkim;
 pub mod headers;
 pub mod mx;
