@@ -4,11 +4,13 @@
 //! - [`address`]: a mailbox of an envelope · [`stream`]: the three kinds of mail
 //! - [`submission`]: what a client handed over, checked and composed
 //! - [`api`]: the HTTP send API · [`compose`]: from checked parts to the octets of a message
+//! - [`identity`]: whom a tenant may send as
 //!
 //! Keeping
 //! - [`spool`]: the durable queue, and the events that wait for the lake
 //!
 //! Delivering
+//! - [`delivery`]: from due messages to recorded results
 //! - [`mx`], [`route`]: where a domain's mail goes; [`site`], [`provider`]: what that place is called
 //! - [`source`]: which address and name it leaves from
 //! - [`schedule`]: when a deferred message is tried again
@@ -20,8 +22,10 @@
 pub mod address;
 pub mod api;
 pub mod compose;
+pub mod delivery;
 pub mod dkim;
 pub mod headers;
+pub mod identity;
 pub mod mx;
 pub mod provider;
 pub mod reply;
