@@ -1,0 +1,52 @@
+# What one can do here. `make` lists it.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV := $(TARGET)/peers-venv
+# Where the corpora of real bounces and reports lie, if they are there.
+export SENDLAKE_CORPORA ?= ../shared/corpora
+export SENDLAKE_TEST_PYTHON := $(abspath $(VENV))/bin/python
+export SENDLAKE_BIN := $(abspath $(TARGET))/debug/sendlake
+
+.PHONY: help build demo test check fmt clippy golden torture bench fuzz clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build:  ## build everything in the profile that the demo and the tests share
+	$(CARGO) build --workspace --locked
+
+demo: build  ## send 5,000 messages to four make-believe providers, and ask SQL (ARGS=--keep goes on serving)
+	$(SENDLAKE_BIN) demo $(ARGS)
+
+$(VENV)/ready: tests/peers/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	touch $@
+
+test: build $(VENV)/ready  ## run all tests; makes a Python venv for the peers by itself
+	$(CARGO) test --workspace --locked
+
+torture: build $(VENV)/ready  ## kill the server at 100 seeded points instead of ten
+	SENDLAKE_TORTURE_KILLS=100 $(CARGO) test --locked -p sendlake-tests -p sendlake --test e2e torture -- --nocapture
+
+check: fmt clippy golden  ## formatting, lints with warnings denied, golden files
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+golden:  ## fail when a golden file would change
+	$(CARGO) test --workspace --locked golden
+
+bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Postfix where it is installed
+	$(CARGO) build --release --workspace --locked
+	bench/run $(TARGET)/release/sendlake
+
+fuzz:  ## fuzz the parsers of hostile input for a minute each (needs cargo-fuzz)
+	fuzz/run
+
+clean:  ## remove what make made, but for the compiled dependencies
+	rm -rf demo-data bench-data $(VENV)

@@ -1,0 +1,276 @@
+//! The command line: what can be asked, and in which words. Each command's work is in a file of its own.
+
+mod control;
+mod message;
+mod queue;
+mod rows;
+mod run;
+mod send;
+mod sql;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use sendlake_control::id::TenantId;
+use sendlake_control::key::Scope;
+use sendlake_sender::stream::Stream;
+
+pub(crate) use self::message::print as print_history;
+use crate::config::{self, Config};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 no such thing · 4 refused (by a rule or a \
+limit) · 5 the server or its store cannot be reached";
+
+/// Accepts mail, delivers it, and keeps every fact about it in a lake that you own.
+#[derive(Debug, Parser)]
+#[command(name = "sendlake", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct Global {
+    /// Configuration file (TOML). Without one, the defaults and the environment count.
+    #[arg(long, global = true, env = "SENDLAKE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder, instead of the configuration's `storage.dir`.
+    #[arg(long, global = true, env = "SENDLAKE_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: HTTP API, delivery, lake writer, SQL.
+    Serve(run::ServeArgs),
+    /// Send thousands of messages to four make-believe mailbox providers over real SMTP, and show what came of it.
+    Demo(run::DemoArgs),
+    /// Ask the lake, in SQL. Tables: events, attempts, outcomes, message_history.
+    Sql(sql::SqlArgs),
+    /// Send one message: RFC 5322 text from a file or standard input.
+    Send(send::SendArgs),
+    /// Show the whole history of one message.
+    Message(message::MessageArgs),
+    /// Look at the queue, and change it.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Tenants: who sends.
+    #[command(subcommand)]
+    Tenant(control::TenantCommand),
+    /// API keys: who may ask for what.
+    #[command(subcommand)]
+    Key(control::KeyCommand),
+    /// Sending domains: whom a tenant may send as, with DKIM keys and the DNS records to publish.
+    #[command(subcommand)]
+    Domain(control::DomainCommand),
+    /// Who changed what: the latest entries of the audit log.
+    Audit(control::AuditArgs),
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for your shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether the configuration can be used; name file, line and key where not.
+    Check,
+    /// Print the configuration in force: defaults, file and environment together, without secrets.
+    Show,
+}
+
+/// How rows are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct FormatArg {
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Why a command ended without success; decides the exit code.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{}", sentence(.0))]
+    Usage(anyhow::Error),
+    #[error("{0}")]
+    Missing(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("{}", sentence(.0))]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Other(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::Missing(_) => 3,
+            Failure::Refused(_) => 4,
+            Failure::Unreachable(_) => 5,
+        }
+    }
+}
+
+/// An error with its causes in one line. A cause that an error has told already is not told again.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said.push_str(": ");
+            said.push_str(&cause);
+        }
+    }
+    said
+}
+
+pub(crate) type CommandResult = Result<(), Failure>;
+
+/// Parses the arguments, runs the command, and says in one line what went wrong where it did.
+pub fn main() -> ExitCode {
+    end_quietly_with_the_reader();
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(&Failure::Other(error.into())),
+    };
+    match runtime.block_on(run_command(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ended(&failure),
+    }
+}
+
+/// `println!` panics when whoever reads our output has left (`sendlake … | head -1`): that is no error.
+fn end_quietly_with_the_reader() {
+    let panicked = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.to_string().contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        panicked(panic);
+    }));
+}
+
+#[expect(clippy::print_stderr, reason = "where a command line tells its errors")]
+fn ended(failure: &Failure) -> ExitCode {
+    let said = failure.to_string();
+    if said.contains("Broken pipe") {
+        return ExitCode::SUCCESS; // whoever read our output has seen enough
+    }
+    eprintln!("sendlake: {said}");
+    ExitCode::from(failure.code())
+}
+
+async fn run_command(cli: Cli) -> CommandResult {
+    if let Command::Completions { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "sendlake", &mut script);
+        std::io::stdout().lock().write_all(&script).map_err(anyhow::Error::from)?;
+        return Ok(());
+    }
+    let mut config = config::load(cli.global.config.as_deref(), std::env::vars())
+        .map_err(|error| Failure::Usage(error.into()))?;
+    if let Some(dir) = cli.global.dir.clone() {
+        config.storage.dir = dir;
+    }
+    match cli.command {
+        Command::Serve(args) => run::serve(config, args).await,
+        Command::Demo(args) => run::demo(config, cli.global.dir, args).await,
+        Command::Sql(args) => sql::run(&config, args).await,
+        Command::Send(args) => send::run(&config, args).await,
+        Command::Message(args) => message::run(&config, args).await,
+        Command::Queue(command) => queue::run(&config, command).await,
+        Command::Tenant(command) => control::tenant(&config, command).await,
+        Command::Key(command) => control::key(&config, command).await,
+        Command::Domain(command) => control::domain(&config, command).await,
+        Command::Audit(args) => control::audit(&config, args).await,
+        Command::Config(ConfigCommand::Check) => check(&config, cli.global.config.as_deref()),
+        Command::Config(ConfigCommand::Show) => show(&config),
+        Command::Completions { .. } => Ok(()),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn check(config: &Config, file: Option<&std::path::Path>) -> CommandResult {
+    let what = file.map_or_else(|| "defaults and environment".into(), |path| path.display().to_string());
+    println!("{what}: good. Data in {}, lake in {}.", config.storage.dir.display(), config.lake_place());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn show(config: &Config) -> CommandResult {
+    let mut shown = config.clone();
+    for (key, value) in &mut shown.storage.options {
+        if is_secret(key) {
+            *value = "(not shown)".into();
+        }
+    }
+    let text = toml::to_string_pretty(&shown).map_err(anyhow::Error::from)?;
+    print!("{text}");
+    Ok(())
+}
+
+/// Whether an object store's option holds what must not reach a terminal or a ticket.
+fn is_secret(option: &str) -> bool {
+    let option = option.to_ascii_lowercase();
+    let names_no_secret = option.ends_with("_id") || option.ends_with("_path") || option.ends_with("_file");
+    !names_no_secret
+        && ["secret", "token", "password", "key", "sas", "credential"]
+            .iter()
+            .any(|word| option.contains(word))
+}
+
+/// A tenant's name as an argument.
+fn tenant_id(text: &str) -> Result<TenantId, String> {
+    TenantId::new(text).map_err(|error| error.to_string())
+}
+
+fn stream(text: &str) -> Result<Stream, String> {
+    text.parse().map_err(|error: sendlake_sender::stream::InvalidStream| error.to_string())
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    text.parse::<Scope>().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such thing");
+        let error = anyhow::Error::new(cause).context("cannot read x: no such thing").context("start");
+        assert_eq!(sentence(&error), "start: cannot read x: no such thing");
+    }
+
+    #[test]
+    fn credentials_of_a_bucket_are_not_shown() {
+        for option in
+            ["aws_secret_access_key", "aws_session_token", "account_key", "google_service_account_key"]
+        {
+            assert!(is_secret(option), "{option}");
+        }
+        for option in ["aws_region", "aws_access_key_id", "aws_endpoint", "google_service_account_path"] {
+            assert!(!is_secret(option), "{option}");
+        }
+    }
+}

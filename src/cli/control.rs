@@ -1,0 +1,318 @@
+//! `sendlake tenant|key|domain|audit`: the control store, beside a running server or without one.
+
+use std::net::IpAddr;
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+use sendlake_control::domain::{DomainOptions, Outbound};
+use sendlake_control::id::TenantId;
+use sendlake_control::key::Scope;
+use sendlake_control::{ControlError, ControlStore};
+use serde::Serialize;
+
+use super::{CommandResult, Failure, FormatArg, rows, scope, tenant_id};
+use crate::config::Config;
+use crate::node::notify;
+use crate::{stores, system};
+
+/// Who stands in the audit log for changes made on the command line.
+pub(crate) fn actor() -> String {
+    let user =
+        std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
+    format!("cli:{user}")
+}
+
+async fn open(config: &Config) -> Result<ControlStore, Failure> {
+    Ok(stores::open_control(config, &system::ids()).await?)
+}
+
+async fn read(config: &Config) -> Result<ControlStore, Failure> {
+    Ok(stores::read_control(config, &system::ids()).await?)
+}
+
+fn failure(error: ControlError) -> Failure {
+    if error.is_missing() {
+        return Failure::Missing(error.to_string());
+    }
+    let store_failed = error.is_store_failure();
+    let said = anyhow!(error);
+    if store_failed { Failure::Other(said) } else { Failure::Refused(format!("{said:#}")) }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Add a tenant.
+    Add {
+        /// 1 to 63 of a-z, 0-9 and '-'.
+        #[arg(value_parser = tenant_id)]
+        name: TenantId,
+        /// What people call it; by default its name.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        display_name: String,
+    },
+    /// List tenants.
+    Ls {
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Take nothing new from a tenant; what is queued still goes out.
+    Suspend {
+        #[arg(value_parser = tenant_id)]
+        name: TenantId,
+    },
+    /// End a suspension.
+    Resume {
+        #[arg(value_parser = tenant_id)]
+        name: TenantId,
+    },
+}
+
+#[derive(Serialize)]
+struct TenantRow {
+    tenant_id: TenantId,
+    display_name: String,
+    state: String,
+    created_at: String,
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) async fn tenant(config: &Config, command: TenantCommand) -> CommandResult {
+    match command {
+        TenantCommand::Add { name, display_name } => {
+            let display_name = if display_name.is_empty() { name.to_string() } else { display_name };
+            open(config).await?.create_tenant(&actor(), &name, &display_name).await.map_err(failure)?;
+            println!("tenant {name} added");
+            println!("next: sendlake domain add --tenant {name} example.com");
+            println!("      sendlake key add --tenant {name} --scope send --scope read --scope sql");
+        }
+        TenantCommand::Ls { format } => {
+            let tenants = read(config).await?.tenants().await.map_err(failure)?;
+            let tenants: Vec<TenantRow> = tenants
+                .into_iter()
+                .map(|tenant| TenantRow {
+                    tenant_id: tenant.tenant_id,
+                    display_name: tenant.display_name,
+                    state: tenant.state.to_string(),
+                    created_at: tenant.created_at.to_string(),
+                })
+                .collect();
+            rows::print(&tenants, &["tenant_id", "display_name", "state", "created_at"], format.format)?;
+        }
+        TenantCommand::Suspend { name } => {
+            open(config).await?.suspend_tenant(&actor(), &name).await.map_err(failure)?;
+            println!("tenant {name} suspended: within seconds nothing new is taken from it");
+        }
+        TenantCommand::Resume { name } => {
+            open(config).await?.resume_tenant(&actor(), &name).await.map_err(failure)?;
+            println!("tenant {name} may send again");
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key. Its secret is printed once and stored nowhere.
+    Add {
+        /// The tenant it belongs to; without one it is for the whole installation.
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+        /// What it may do: send, read, sql, admin. May be given several times.
+        #[arg(long, required = true, value_parser = scope)]
+        scope: Vec<Scope>,
+        /// What it is for, in the list of keys and the audit log.
+        #[arg(long, default_value = "made by `sendlake key add`")]
+        label: String,
+    },
+    /// List keys, without their secrets.
+    Ls {
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Revoke a key: refused everywhere within five seconds.
+    Revoke { key_id: String },
+}
+
+#[derive(Serialize)]
+struct KeyRow {
+    key_id: String,
+    tenant_id: String,
+    scopes: Vec<Scope>,
+    label: String,
+    created_at: String,
+    created_by: String,
+    revoked_at: Option<String>,
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) async fn key(config: &Config, command: KeyCommand) -> CommandResult {
+    match command {
+        KeyCommand::Add { tenant, scope, label } => {
+            let store = open(config).await?;
+            let key = store.create_key(&actor(), tenant.as_ref(), &scope, &label).await.map_err(failure)?;
+            println!("{}", key.secret);
+        }
+        KeyCommand::Ls { tenant, format } => {
+            let keys = read(config).await?.keys(tenant.as_ref()).await.map_err(failure)?;
+            let keys: Vec<KeyRow> = keys
+                .into_iter()
+                .map(|key| KeyRow {
+                    key_id: key.key_id,
+                    tenant_id: key.tenant_id.map_or_else(|| "*".to_owned(), |tenant| tenant.to_string()),
+                    scopes: key.scopes,
+                    label: key.label,
+                    created_at: key.created_at.to_string(),
+                    created_by: key.created_by,
+                    revoked_at: key.revoked_at.map(|at| at.to_string()),
+                })
+                .collect();
+            let columns =
+                ["key_id", "tenant_id", "scopes", "label", "created_at", "created_by", "revoked_at"];
+            rows::print(&keys, &columns, format.format)?;
+        }
+        KeyCommand::Revoke { key_id } => {
+            open(config).await?.revoke_key(&actor(), &key_id).await.map_err(failure)?;
+            println!("key {key_id} revoked");
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DomainCommand {
+    /// Let a tenant send as a domain: makes its DKIM key and prints the DNS records to publish.
+    Add {
+        /// The tenant that sends as it.
+        #[arg(long, value_parser = tenant_id)]
+        tenant: TenantId,
+        /// The domain in From:, such as example.com; its subdomains come with it.
+        domain: String,
+        /// Where bounces come back; a subdomain of the domain. By default bounces.<domain>.
+        #[arg(long)]
+        bounce_domain: Option<String>,
+    },
+    /// List sending domains.
+    Ls {
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Print the DNS records to publish, as lines of a zone file.
+    Dns { domain: String },
+    /// Take a domain away. Mail already queued goes out unsigned.
+    Rm { domain: String },
+}
+
+#[derive(Serialize)]
+struct DomainRow {
+    domain: String,
+    tenant_id: TenantId,
+    selector: String,
+    bounce_domain: String,
+    created_at: String,
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandResult {
+    match command {
+        DomainCommand::Add { tenant, domain, bounce_domain } => {
+            let store = open(config).await?;
+            let options = DomainOptions { bounce_domain, ..DomainOptions::default() };
+            let added = store.add_domain(&actor(), &tenant, &domain, options).await.map_err(failure)?;
+            notify(config).await;
+            println!("{tenant} may send as {}. Publish:", added.domain);
+            print_records(config, &added);
+        }
+        DomainCommand::Ls { tenant, format } => {
+            let domains = read(config).await?.domains(tenant.as_ref()).await.map_err(failure)?;
+            let domains: Vec<DomainRow> = domains
+                .into_iter()
+                .map(|domain| DomainRow {
+                    domain: domain.domain,
+                    tenant_id: domain.tenant_id,
+                    selector: domain.selector,
+                    bounce_domain: domain.bounce_domain,
+                    created_at: domain.created_at.to_string(),
+                })
+                .collect();
+            let columns = ["domain", "tenant_id", "selector", "bounce_domain", "created_at"];
+            rows::print(&domains, &columns, format.format)?;
+        }
+        DomainCommand::Dns { domain } => {
+            let found = read(config).await?.domain(&domain).await.map_err(failure)?;
+            let found = found.ok_or_else(|| {
+                Failure::Missing(format!("{domain} is no sending domain; see `sendlake domain ls`"))
+            })?;
+            print_records(config, &found);
+        }
+        DomainCommand::Rm { domain } => {
+            open(config).await?.remove_domain(&actor(), &domain).await.map_err(failure)?;
+            notify(config).await;
+            println!("{domain} removed");
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print_records(config: &Config, domain: &sendlake_control::domain::Domain) {
+    let source_ips: Vec<IpAddr> = config.source.iter().filter_map(|source| source.bind).collect();
+    let ehlo = config.source.iter().map(|source| source.ehlo.as_str()).find(|ehlo| !ehlo.is_empty());
+    let mail_host = ehlo.unwrap_or("mail.example.com").to_owned();
+    for record in domain.dns_records(&Outbound { mail_host, source_ips }) {
+        println!("; {}\n{}", record.purpose, record.zone_line());
+    }
+    if ehlo.is_none() {
+        println!("; mail.example.com stands for your mail host: set `ehlo` under [[source]] to its name");
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AuditArgs {
+    /// Only this tenant's entries.
+    #[arg(long, value_parser = tenant_id)]
+    tenant: Option<TenantId>,
+    /// Most entries, the newest first.
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+#[derive(Serialize)]
+struct AuditRow {
+    seq: i64,
+    at: String,
+    actor: String,
+    tenant_id: TenantId,
+    action: String,
+    subject: String,
+    detail: serde_json::Value,
+}
+
+pub(crate) async fn audit(config: &Config, args: AuditArgs) -> CommandResult {
+    let store = read(config).await?;
+    let entries = match &args.tenant {
+        Some(tenant) => store.audit_log_of(tenant, args.limit).await,
+        None => store.audit_log(args.limit).await,
+    };
+    let entries: Vec<AuditRow> = entries
+        .map_err(failure)?
+        .into_iter()
+        .map(|entry| AuditRow {
+            seq: entry.seq,
+            at: entry.at.to_string(),
+            actor: entry.actor,
+            tenant_id: entry.tenant_id,
+            action: entry.action,
+            subject: entry.subject,
+            detail: entry.detail,
+        })
+        .collect();
+    let columns = ["seq", "at", "actor", "tenant_id", "action", "subject", "detail"];
+    rows::print(&entries, &columns, args.format.format)?;
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! `sendlake sql "…"`: one read-only statement over the lake and what is on its way there.
+
+use clap::Args;
+use sendlake_control::id::TenantId;
+use sendlake_query::output::{self, Format as OutputFormat};
+use sendlake_query::{QueryError, Scope};
+
+use super::{CommandResult, Failure, Format, FormatArg, tenant_id};
+use crate::config::Config;
+use crate::{stores, system};
+
+#[derive(Args, Debug)]
+pub(crate) struct SqlArgs {
+    /// One SELECT (or WITH, EXPLAIN, SHOW TABLES, DESCRIBE …).
+    #[arg(allow_hyphen_values = true)]
+    query: String,
+    /// See only what this tenant would see.
+    #[arg(long, value_parser = tenant_id)]
+    tenant: Option<TenantId>,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+#[expect(clippy::print_stderr, reason = "a remark that must not mix with the rows")]
+pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
+    if let Some(tenant) = &args.tenant {
+        let control = stores::read_control(config, &system::ids()).await?;
+        if control.tenant(tenant).await.map_err(anyhow::Error::from)?.is_none() {
+            return Err(Failure::Missing(format!(
+                "there is no tenant {tenant}; `sendlake tenant ls` lists them"
+            )));
+        }
+    }
+    let (engine, _) = stores::open_reading(config, &system::ids()).await?;
+    let scope = args.tenant.map_or(Scope::AllTenants, Scope::Tenant);
+    let limits = engine.limits().query;
+    let output = engine.query(&scope, &args.query, limits).await.map_err(failure)?;
+    let format = match args.format.format {
+        Format::Table => OutputFormat::Table,
+        Format::Json => OutputFormat::Json,
+        Format::Csv => OutputFormat::Csv,
+    };
+    output::write(&output, format, &mut std::io::stdout().lock()).map_err(anyhow::Error::from)?;
+    if output.truncated {
+        eprintln!("only the first {} rows (sql.rows_max); narrow the query down", output.num_rows());
+    }
+    Ok(())
+}
+
+fn failure(error: QueryError) -> Failure {
+    match error {
+        QueryError::Source(_) => Failure::Unreachable(error.to_string()),
+        QueryError::Internal(_) => Failure::Other(error.into()),
+        refused => Failure::Refused(refused.to_string()),
+    }
+}

@@ -1,0 +1,258 @@
+//! The configuration: what can be set, and its defaults. Reading and checking it lives in `load`.
+
+mod load;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::load::{ConfigError, load};
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// Everything that can be set. Every key is also an environment variable: `SENDLAKE_HTTP__LISTEN` sets
+    /// `listen` under `[http]`; its value is read as TOML, or else as plain text.
+    Config {
+        node: Node = Node::default(),
+        storage: Storage = Storage::default(),
+        http: Http = Http::default(),
+        limits: Limits = Limits::default(),
+        spool: Spool = Spool::default(),
+        lake: Lake = Lake::default(),
+        sql: Sql = Sql::default(),
+        delivery: Delivery = Delivery::default(),
+        dkim: Dkim = Dkim::default(),
+        streams: Streams = Streams::default(),
+        /// Where mail leaves from.
+        source: Vec<Source> = vec![Source::default()],
+        /// Named groups of sources.
+        pool: Vec<Pool> = ["transactional", "marketing", "cold"].map(Pool::named).to_vec(),
+        /// Domains that do not go by MX: tests and smart hosts. The most specific match counts.
+        route: Vec<Route> = Vec::new(),
+    }
+}
+
+section! {
+    Node {
+        /// Names this node in events.
+        id: String = "node-1".into(),
+    }
+}
+
+section! {
+    Storage {
+        /// The data folder: `spool/`, `control.db`, `master.key`, and `lake/` unless `lake_url` says otherwise.
+        dir: PathBuf = "sendlake-data".into(),
+        /// Where the lake lies: empty for `<dir>/lake`, else `s3://…`, `gs://…`, `az://…` or `file:///…`.
+        lake_url: String = String::new(),
+        /// Options of the object store (`aws_region`, `aws_endpoint`, …), over those of the environment.
+        options: BTreeMap<String, String> = BTreeMap::new(),
+        /// The master key's file: empty for `<dir>/master.key`. `SENDLAKE_MASTER_KEY` (base64) goes before it.
+        master_key_file: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
+    Http {
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8025)),
+        /// What recipients' unsubscribe links start with.
+        public_url: String = "http://localhost:8025".into(),
+    }
+}
+
+section! {
+    /// What one request may hold. Each has its own error.
+    Limits {
+        body_bytes: usize = 40 << 20,
+        recipients: usize = 1_000,
+        batch_messages: usize = 500,
+        attachment_bytes: usize = 25 << 20,
+        header_count: usize = 100,
+        header_bytes: usize = 64 << 10,
+        /// Messages (recipients) that one tenant may hand over per second, lastingly.
+        rate_per_s: u32 = 5_000,
+        /// And at once.
+        rate_burst: u32 = 20_000,
+        send_at_max_days: u32 = 30,
+    }
+}
+
+section! {
+    Spool {
+        /// Below this much free space new mail is answered 503; queued mail still goes out.
+        free_space_floor_bytes: u64 = 512 << 20,
+        /// Above this many events waiting for the lake, likewise.
+        outbox_rows_max: u64 = 5_000_000,
+    }
+}
+
+section! {
+    Lake {
+        /// Longest wait before events are committed to the lake.
+        commit_interval_ms: u64 = 10_000,
+        /// Or as soon as this many wait.
+        commit_rows_max: usize = 100_000,
+    }
+}
+
+section! {
+    /// Limits of one SQL query.
+    Sql {
+        time_ms_max: u64 = 30_000,
+        memory_bytes_max: usize = 512 << 20,
+        rows_max: usize = 100_000,
+        concurrent_max: usize = 4,
+    }
+}
+
+section! {
+    Delivery {
+        /// Most sessions open to one site (one set of MX hosts) at once.
+        sessions_per_site_max: usize = 10,
+        /// Most sessions open at once.
+        sessions_max: usize = 500,
+        messages_per_session_max: usize = 100,
+        /// How long a session without work is kept for the next message.
+        session_idle_ms: u64 = 3_000,
+        /// TCP connect. RFC 5321, section 4.5.3.2 has the others; `timeout_scale` shortens them alike.
+        connect_timeout_ms: u64 = 30_000,
+        /// 1.0 for the RFC's timeouts (five minutes for most commands); tests use less.
+        timeout_scale: f64 = 1.0,
+        /// Waits before the second, third, … attempt; the last repeats.
+        retry_intervals_s: Vec<u32> = vec![60, 300, 900, 1_800, 3_600, 7_200, 14_400],
+        /// The same for the transactional stream.
+        retry_intervals_transactional_s: Vec<u32> = vec![30, 60, 300, 900, 1_800, 3_600, 7_200],
+        /// Share of an interval by which it is stretched or shrunk at random, 0 to 0.5.
+        retry_jitter: f64 = 0.2,
+        /// A message that is not delivered by then expires.
+        lifetime_s: u32 = 3 * 86_400,
+        lifetime_transactional_s: u32 = 86_400,
+        /// How long a site that cannot be reached is left alone.
+        site_backoff_s: u32 = 30,
+        /// Deliver to private and loopback addresses that an MX points at. For test networks only.
+        allow_private_addresses: bool = false,
+        /// TCP port of MX hosts.
+        smtp_port: u16 = 25,
+        /// Name servers (`ip:port`); empty for the system's.
+        dns_servers: Vec<SocketAddr> = Vec::new(),
+    }
+}
+
+section! {
+    Dkim {
+        /// Sign with the sending domain's key.
+        sign: bool = true,
+        /// A second signature for this domain, which must belong to the tenant `platform`; empty for none.
+        platform_domain: String = String::new(),
+    }
+}
+
+section! {
+    /// Which pool each stream leaves through.
+    Streams {
+        transactional: String = "transactional".into(),
+        marketing: String = "marketing".into(),
+        cold: String = "cold".into(),
+    }
+}
+
+section! {
+    Source {
+        name: String = "default".into(),
+        /// Local address to send from; absent for the system's choice.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bind: Option<IpAddr> = None,
+        /// Name in EHLO: should resolve to this source's address, and back. Empty for the node's host name.
+        ehlo: String = String::new(),
+    }
+}
+
+section! {
+    /// Streams never share a pool: their reputations would mix.
+    Pool {
+        name: String = String::new(),
+        sources: Vec<String> = vec!["default".into()],
+    }
+}
+
+impl Pool {
+    fn named(name: &str) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+/// TLS towards the hosts of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteTls {
+    /// When offered, whoever the certificate names.
+    #[default]
+    Opportunistic,
+    /// Or not at all, with a certificate that verifies.
+    Required,
+    None,
+}
+
+section! {
+    Route {
+        /// Names the site in events; empty for `route-<n>`.
+        name: String = String::new(),
+        /// `example.com`, `*.example.com`, or `*` for all.
+        domain: String = String::new(),
+        /// `host:port`, tried in order.
+        hosts: Vec<String> = Vec::new(),
+        tls: RouteTls = RouteTls::Opportunistic,
+        /// What events call this provider; empty for the route's name.
+        provider: String = String::new(),
+    }
+}
+
+impl Config {
+    pub fn spool_dir(&self) -> PathBuf {
+        self.storage.dir.join("spool")
+    }
+
+    pub fn control_path(&self) -> PathBuf {
+        self.storage.dir.join("control.db")
+    }
+
+    pub fn socket_path(&self) -> PathBuf {
+        self.storage.dir.join("sendlake.sock")
+    }
+
+    pub fn master_key_path(&self) -> PathBuf {
+        if self.storage.master_key_file.as_os_str().is_empty() {
+            self.storage.dir.join("master.key")
+        } else {
+            self.storage.master_key_file.clone()
+        }
+    }
+
+    /// The lake's place: a URL, or a path for the default.
+    pub fn lake_place(&self) -> String {
+        if self.storage.lake_url.is_empty() {
+            self.storage.dir.join("lake").to_string_lossy().into_owned()
+        } else {
+            self.storage.lake_url.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! sendlake: accepts mail, delivers it, and keeps every fact about it in a lake that its user owns.
+//!
+//! This crate wires the parts together; `main.rs` only calls it. The end-to-end tests use it as well.
+//!
+//! - [`cli`]: the command line · [`config`]: what can be set
+//! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
+//! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
+//! - [`demo`]: `sendlake demo`, and the make-believe mailbox providers that it and the tests deliver to
+
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod identities;
+pub mod node;
+pub mod ports;
+mod sql_routes;
+pub mod stores;
+pub mod system;

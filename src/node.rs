@@ -1,0 +1,401 @@
+//! One node: its stores opened, its parts wired together, and the tasks that run while it serves.
+
+mod local;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router as HttpRouter;
+use sendlake_control::ControlStore;
+use sendlake_control::id::Ids;
+use sendlake_control::key::NewKey;
+use sendlake_ingest::outbox::Outbox;
+use sendlake_ingest::table::EventsTable;
+use sendlake_ingest::writer::{LakeHandle, LakeWriter, LakeWriterSettings};
+use sendlake_query::QueryEngine;
+use sendlake_sender::api::limits::ApiLimits;
+use sendlake_sender::api::{self, Api};
+use sendlake_sender::delivery::{Connector, Delivery, DeliveryParts, DeliverySettings};
+use sendlake_sender::mx::{HickoryResolver, Router, RouterSettings};
+use sendlake_sender::route::{RouteTable, StaticRoute, TlsPolicy};
+use sendlake_sender::schedule::Schedule;
+use sendlake_sender::session::{SessionSettings, Timeouts, Tls};
+use sendlake_sender::source::{Pool, Source, Sources};
+use sendlake_sender::spool::Spool;
+use sendlake_sender::stream::Stream;
+use sendlake_sender::token::TokenKeys;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
+use crate::config::{self, Config, RouteTls};
+use crate::identities::ControlIdentities;
+use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
+use crate::stores;
+
+/// How often sending domains are read anew: a domain added by a command is usable after this.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+/// Longest time that a stop waits for the lake.
+const LAST_FLUSH_MAX: Duration = Duration::from_secs(20);
+
+/// The parts that a `serve --roles …` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Send API, delivery, and the way of events into the lake.
+    pub sender: bool,
+    /// The SQL endpoint.
+    pub query: bool,
+}
+
+impl Roles {
+    pub const ALL: Roles = Roles { sender: true, query: true };
+}
+
+/// An opened node. It does nothing by itself until it is started.
+pub struct Node {
+    pub config: Config,
+    pub ids: Ids,
+    pub control: Arc<ControlStore>,
+    pub spool: Arc<Spool>,
+    pub lake: Arc<EventsTable>,
+    pub engine: Arc<QueryEngine>,
+    identities: Arc<ControlIdentities>,
+    sources: Arc<Sources>,
+    delivery_parts: DeliveryParts,
+}
+
+impl Node {
+    /// Opens everything under the data folder, and makes what is missing.
+    pub async fn open(config: Config, ids: Ids) -> anyhow::Result<Self> {
+        let first = !config.control_path().exists();
+        let control = Arc::new(stores::open_control(&config, &ids).await?);
+        if !first {
+            stores::tell_what_is_missing(&config).await?;
+        }
+        for tenant in control.tenants().await? {
+            control.ensure_data_key(&tenant.tenant_id).await?;
+        }
+        let spool =
+            Spool::open(&stores::spool_settings(&config), stores::sealer(&control), ids.clone(), on_fatal())?;
+        if spool.recovered() > 0 {
+            tracing::warn!(
+                messages = spool.recovered(),
+                "the last process ended in mid-attempt: those are in doubt"
+            );
+        }
+        let lake = stores::open_lake(&config).await?;
+        let committed = lake.committed_lsn(spool.incarnation()).await?;
+        let spool = if spool.last_lsn().is_some_and(|last| committed > last) {
+            tracing::warn!(committed, "the spool is older than the lake knows it: it starts a new log");
+            spool.renew_incarnation(committed).await?
+        } else {
+            spool
+        };
+        let spool = Arc::new(spool);
+        let outbox: Arc<dyn Outbox> = spool.clone();
+        let engine = Arc::new(stores::open_engine(&config, lake.clone(), Some(outbox))?);
+        let identities = Arc::new(ControlIdentities::new(config.dkim.sign, &config.dkim.platform_domain));
+        identities.refresh(&control).await?;
+        let sources = Arc::new(sources(&config)?);
+        let delivery_parts = DeliveryParts {
+            spool: spool.clone(),
+            router: Arc::new(router(&config, &sources, &ids)?),
+            sources: sources.clone(),
+            connector: connector(&config, &ids)?,
+            identities: identities.clone(),
+            tokens: TokenKeys::new(1, control.keyring().derive("return-path token 1")),
+            ids: ids.clone(),
+            settings: delivery_settings(&config),
+        };
+        Ok(Self { config, ids, control, spool, lake, engine, identities, sources, delivery_parts })
+    }
+
+    fn api(&self) -> Arc<Api> {
+        let intake = SpoolIntake::new(
+            self.spool.clone(),
+            self.control.clone(),
+            self.identities.clone(),
+            self.sources.clone(),
+            self.ids.clone(),
+        );
+        Arc::new(Api::new(
+            Arc::new(intake),
+            self.identities.clone(),
+            Arc::new(LakeHistory(self.engine.clone())),
+            self.ids.clone(),
+            api_limits(&self.config),
+        ))
+    }
+
+    /// The HTTP surface: keys in front, problem documents throughout.
+    fn public_routes(&self, api: Arc<Api>, roles: Roles) -> HttpRouter {
+        let mut routes = HttpRouter::new();
+        let mut description = sendlake_sender::api::openapi::openapi();
+        if roles.sender {
+            routes = routes.merge(api::message_routes(api));
+        }
+        if roles.query {
+            routes = routes.merge(crate::sql_routes::routes(self.engine.clone()));
+            description.merge(<sendlake_query::http::ApiDoc as utoipa::OpenApi>::openapi());
+        }
+        let authenticator = Arc::new(ControlAuthenticator(self.control.clone()));
+        let pages = if roles.query { sendlake_query::http::problem_pages() } else { HttpRouter::new() };
+        api::serve_routes(routes, authenticator, &description).merge(pages)
+    }
+
+    /// What commands on this host may ask, without a key: whoever can open the data folder is its operator.
+    pub fn local_routes(&self) -> HttpRouter {
+        local::routes(self.api(), self.spool.clone(), self.identities.clone(), self.control.clone())
+    }
+
+    /// Starts everything that `roles` name, and returns when it all listens.
+    pub async fn start(self, roles: Roles) -> anyhow::Result<Running> {
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let listener = tokio::net::TcpListener::bind(self.config.http.listen)
+            .await
+            .with_context(|| format!("cannot listen on http.listen = {}", self.config.http.listen))?;
+        let http = listener.local_addr()?;
+        let routes = self.public_routes(self.api(), roles);
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) =
+                axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+            {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+        let socket = self.config.socket_path();
+        local::serve(&socket, self.local_routes(), shutdown.clone(), &mut tasks)?;
+        let mut lake = None;
+        let lake_shutdown = CancellationToken::new();
+        let mut lake_tasks = JoinSet::new();
+        if roles.sender {
+            let settings = LakeWriterSettings {
+                commit_interval_ms: self.config.lake.commit_interval_ms,
+                commit_rows_max: self.config.lake.commit_rows_max,
+                ..LakeWriterSettings::default()
+            };
+            let outbox: Arc<dyn Outbox> = self.spool.clone();
+            let (writer, handle) =
+                LakeWriter::new(outbox, self.lake.clone(), self.ids.clock.clone(), settings);
+            let stop = lake_shutdown.clone();
+            lake_tasks.spawn(async move {
+                if let Err(error) = writer.run(stop).await {
+                    tracing::error!(%error, "events no longer reach the lake; they wait in the spool");
+                }
+            });
+            lake = Some(handle);
+            let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
+            tasks.spawn(async move {
+                if let Err(error) = delivery.run().await {
+                    tracing::error!(%error, "delivery ended");
+                }
+            });
+            tasks.spawn(purge(self.spool.clone(), shutdown.clone()));
+        }
+        tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
+        Ok(Running {
+            http,
+            control: self.control,
+            identities: self.identities,
+            spool: self.spool,
+            engine: self.engine,
+            lake,
+            shutdown,
+            tasks,
+            lake_shutdown,
+            lake_tasks,
+            socket,
+        })
+    }
+}
+
+/// A node at work.
+pub struct Running {
+    pub http: SocketAddr,
+    pub control: Arc<ControlStore>,
+    pub spool: Arc<Spool>,
+    pub engine: Arc<QueryEngine>,
+    /// The lake's writer, where this node has one.
+    pub lake: Option<LakeHandle>,
+    identities: Arc<ControlIdentities>,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+    lake_shutdown: CancellationToken,
+    lake_tasks: JoinSet<()>,
+    socket: std::path::PathBuf,
+}
+
+impl Running {
+    /// The admin key, when this start is the first one.
+    pub async fn first_key(&self) -> anyhow::Result<Option<NewKey>> {
+        Ok(self.control.first_start().await?)
+    }
+
+    /// Takes note of sending domains that were added just now.
+    pub async fn refresh(&self) -> anyhow::Result<()> {
+        self.identities.refresh(&self.control).await
+    }
+
+    /// Stops in order: no new mail, messages in hand finished, events into the lake. What does not reach the
+    /// lake in time stays in the spool.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(lake) = &self.lake {
+            match tokio::time::timeout(LAST_FLUSH_MAX, lake.flush()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the last events stay in the spool until the next start")
+                }
+                Err(_) => tracing::warn!("the lake took too long: the last events stay in the spool"),
+            }
+        }
+        self.lake_shutdown.cancel();
+        while self.lake_tasks.join_next().await.is_some() {}
+        let _ = std::fs::remove_file(&self.socket);
+        self.control.close().await;
+    }
+}
+
+async fn refresh(identities: Arc<ControlIdentities>, control: Arc<ControlStore>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(REFRESH_EVERY)).await.is_some() {
+        if let Err(error) = identities.refresh(&control).await {
+            tracing::warn!(%error, "sending domains could not be read anew; those known stay in use");
+        }
+    }
+}
+
+async fn purge(spool: Arc<Spool>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(PURGE_EVERY)).await.is_some() {
+        if let Err(error) = spool.purge_idempotency().await {
+            tracing::warn!(%error, "idempotency keys could not be purged");
+        }
+    }
+}
+
+/// Nothing is trusted after the spool's store has failed: the process ends, and a supervisor or a person looks.
+#[expect(clippy::print_stderr, reason = "the process is about to end, and must say why")]
+fn on_fatal() -> sendlake_sender::spool::OnFatal {
+    Arc::new(|sentence| {
+        eprintln!("sendlake: {sentence}");
+        std::process::exit(1);
+    })
+}
+
+fn sources(config: &Config) -> anyhow::Result<Sources> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let sources = config.source.iter().map(|source| Source {
+        name: source.name.clone(),
+        bind: source.bind,
+        ehlo: if source.ehlo.is_empty() { host.clone() } else { source.ehlo.clone() },
+    });
+    let pools =
+        config.pool.iter().map(|pool| Pool { name: pool.name.clone(), sources: pool.sources.clone() });
+    let streams = BTreeMap::from([
+        (Stream::Transactional, config.streams.transactional.clone()),
+        (Stream::Marketing, config.streams.marketing.clone()),
+        (Stream::Cold, config.streams.cold.clone()),
+    ]);
+    Ok(Sources::new(sources.collect(), pools.collect(), &streams)?)
+}
+
+fn router(config: &Config, sources: &Sources, ids: &Ids) -> anyhow::Result<Router> {
+    let routes = config.route.iter().enumerate().map(|(index, route)| static_route(index, route));
+    let routes = RouteTable::new(routes.collect::<Result<_, _>>()?)?;
+    let own_names: HashSet<String> = sources.ehlo_names().map(str::to_owned).collect();
+    let settings = RouterSettings {
+        allow_private: config.delivery.allow_private_addresses,
+        own_names,
+        port: config.delivery.smtp_port,
+        ..RouterSettings::default()
+    };
+    let resolver = if config.delivery.dns_servers.is_empty() {
+        HickoryResolver::from_system()?
+    } else {
+        HickoryResolver::from_servers(&config.delivery.dns_servers)?
+    };
+    Ok(Router::new(routes, Arc::new(resolver), settings, ids.clock.clone(), ids.entropy.clone()))
+}
+
+fn static_route(index: usize, route: &config::Route) -> anyhow::Result<StaticRoute> {
+    let hosts = route.hosts.iter().map(|host| host.parse()).collect::<Result<_, _>>();
+    Ok(StaticRoute {
+        name: if route.name.is_empty() { format!("route-{index}") } else { route.name.clone() },
+        domain: route.domain.clone(),
+        hosts: hosts.with_context(|| format!("route.{index}.hosts"))?,
+        tls: match route.tls {
+            RouteTls::Opportunistic => TlsPolicy::Opportunistic,
+            RouteTls::Required => TlsPolicy::Required,
+            RouteTls::None => TlsPolicy::None,
+        },
+        provider: Some(route.provider.clone()).filter(|provider| !provider.is_empty()),
+    })
+}
+
+fn connector(config: &Config, ids: &Ids) -> anyhow::Result<Connector> {
+    let delivery = &config.delivery;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0.001 to 10, checked at load"
+    )]
+    let percent = (delivery.timeout_scale * 100.0).ceil() as u32;
+    let timeouts = Timeouts {
+        connect: Duration::from_millis(delivery.connect_timeout_ms),
+        ..Timeouts::default().scaled(percent)
+    };
+    let settings = SessionSettings {
+        timeouts,
+        messages_max: u32::try_from(delivery.messages_per_session_max).unwrap_or(u32::MAX),
+        ..SessionSettings::default()
+    };
+    Ok(Connector { tls: Tls::with_public_roots(ids.clock.clone())?, settings })
+}
+
+fn delivery_settings(config: &Config) -> DeliverySettings {
+    let delivery = &config.delivery;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 0.5, checked at load")]
+    let jitter_percent = (delivery.retry_jitter * 100.0) as u8;
+    let schedule = |intervals_s: &[u32], lifetime_s| Schedule {
+        intervals_s: intervals_s.to_vec(),
+        jitter_percent,
+        lifetime_s,
+    };
+    DeliverySettings {
+        sessions_per_site_max: delivery.sessions_per_site_max,
+        sessions_max: delivery.sessions_max,
+        messages_per_session_max: delivery.messages_per_session_max,
+        session_idle: Duration::from_millis(delivery.session_idle_ms),
+        site_backoff_s: i64::from(delivery.site_backoff_s),
+        schedule: schedule(&delivery.retry_intervals_s, delivery.lifetime_s),
+        schedule_transactional: schedule(
+            &delivery.retry_intervals_transactional_s,
+            delivery.lifetime_transactional_s,
+        ),
+        public_url: config.http.public_url.clone(),
+        feedback_sender: "sendlake".into(),
+        sign: config.dkim.sign,
+    }
+}
+
+fn api_limits(config: &Config) -> ApiLimits {
+    let limits = &config.limits;
+    ApiLimits {
+        body_bytes: limits.body_bytes,
+        recipients: limits.recipients,
+        batch_messages: limits.batch_messages,
+        attachment_bytes: limits.attachment_bytes,
+        headers: limits.header_count,
+        header_bytes: limits.header_bytes,
+        send_at_days: limits.send_at_max_days,
+        messages_per_s: limits.rate_per_s,
+        messages_burst: limits.rate_burst,
+        ..ApiLimits::default()
+    }
+}

@@ -1,0 +1,201 @@
+//! Opens what a data folder holds: control store, spool and lake. For the server, and for commands beside it.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use sendlake_control::ControlStore;
+use sendlake_control::id::{Ids, TenantId};
+use sendlake_control::secret::{Keyring, MasterKey};
+use sendlake_ingest::event::to_batch;
+use sendlake_ingest::outbox::Outbox;
+use sendlake_ingest::store::open_store;
+use sendlake_ingest::table::EventsTable;
+use sendlake_query::{EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, SourceError};
+use sendlake_sender::spool::{Sealer, SpoolReader, SpoolSettings};
+
+use crate::config::Config;
+
+/// Where the master key may come from besides its file.
+const MASTER_KEY_VARIABLE: &str = "SENDLAKE_MASTER_KEY";
+
+/// Most events of the outbox that one query reads beside the lake.
+const HOT_ROWS_MAX: usize = 500_000;
+
+/// Opens the control store; makes it, its master key and the data folder where there are none.
+pub async fn open_control(config: &Config, ids: &Ids) -> anyhow::Result<ControlStore> {
+    let dir = &config.storage.dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
+    refuse_lost_control(config)?;
+    let master = master_key(config, ids, !config.control_path().exists())?;
+    ControlStore::open(&config.control_path(), master, ids.clone()).await.map_err(Into::into)
+}
+
+/// A queue without the control store that holds its keys cannot be read: a fresh one beside it would look like
+/// a first start, and be none.
+fn refuse_lost_control(config: &Config) -> anyhow::Result<()> {
+    let (control, spool) = (config.control_path(), config.spool_dir().join("spool.redb"));
+    if spool.exists() && !control.exists() {
+        bail!(
+            "{} is missing, but there is a queue in {}, sealed under the keys that it holds; restore it from your \
+             backup, or move spool/ away to start anew (mail that waits in it is not sent)",
+            control.display(),
+            config.spool_dir().display()
+        );
+    }
+    Ok(())
+}
+
+/// Opens the control store of an existing data folder, for reading.
+pub async fn read_control(config: &Config, ids: &Ids) -> anyhow::Result<ControlStore> {
+    let path = config.control_path();
+    if !path.exists() {
+        bail!(
+            "{} is no data folder: it holds no control.db; name one with --dir, or make one with `sendlake serve`",
+            config.storage.dir.display()
+        );
+    }
+    ControlStore::open_read_only(&path, master_key(config, ids, false)?, ids.clone())
+        .await
+        .map_err(Into::into)
+}
+
+fn master_key(config: &Config, ids: &Ids, may_create: bool) -> anyhow::Result<MasterKey> {
+    if let Ok(text) = std::env::var(MASTER_KEY_VARIABLE) {
+        return Ok(MasterKey::from_base64(&text, &format!("environment variable {MASTER_KEY_VARIABLE}"))?);
+    }
+    let path = config.master_key_path();
+    if may_create {
+        return Ok(MasterKey::load_or_create(&path, ids.entropy.as_ref())?);
+    }
+    MasterKey::load(&path)?.with_context(|| {
+        format!(
+            "the master key {} is missing, and without it nothing sealed in {} can be read; restore the file from \
+             your backup, or set {MASTER_KEY_VARIABLE}",
+            path.display(),
+            config.storage.dir.display()
+        )
+    })
+}
+
+/// How the spool of this folder is set up.
+pub fn spool_settings(config: &Config) -> SpoolSettings {
+    SpoolSettings {
+        dir: config.spool_dir(),
+        node_id: config.node.id.clone(),
+        free_space_floor_bytes: config.spool.free_space_floor_bytes,
+        outbox_rows_max: config.spool.outbox_rows_max,
+    }
+}
+
+/// Before the stores of a known folder are opened, and made where they are missing: says so, as an unmounted
+/// volume looks the same. An empty file in the spool's place is no spool.
+pub async fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
+    let spool = config.spool_dir().join("spool.redb");
+    match std::fs::metadata(&spool) {
+        Ok(file) if file.len() == 0 => bail!(
+            "{} is empty, so the queue that it held is lost; restore spool/ from a backup, or remove the file to start \
+             with an empty queue",
+            spool.display()
+        ),
+        Ok(_) => {}
+        Err(_) => tracing::warn!(path = %spool.display(), "there is no spool here: an empty one is made"),
+    }
+    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    if EventsTable::open_existing(&store).await?.is_none() {
+        tracing::warn!(place = %config.lake_place(), "there is no lake here: an empty one is made");
+    }
+    Ok(())
+}
+
+/// Opens the lake's events table; makes it where there is none.
+pub async fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
+    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    Ok(Arc::new(EventsTable::open(&store).await?))
+}
+
+/// A query engine over a data folder, beside a server or without one: the lake, and the spool's events where
+/// this folder has a spool.
+pub async fn open_reading(config: &Config, ids: &Ids) -> anyhow::Result<(QueryEngine, Option<SpoolReader>)> {
+    let control = read_control(config, ids).await?;
+    let sealer = sealer(&control);
+    let spool = if config.spool_dir().exists() {
+        Some(SpoolReader::open(&config.spool_dir(), sealer, &config.node.id)?)
+    } else {
+        None
+    };
+    let outbox = spool.clone().map(|reader| Arc::new(reader) as Arc<dyn Outbox>);
+    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let lake = EventsTable::open_existing(&store).await?.with_context(|| {
+        format!(
+            "there is no lake at {}; is its volume mounted, or is storage.lake_url wrong?",
+            config.lake_place()
+        )
+    })?;
+    let engine = open_engine(config, Arc::new(lake), outbox)?;
+    Ok((engine, spool))
+}
+
+/// A query engine over the lake and the events that have not reached it.
+pub fn open_engine(
+    config: &Config,
+    table: Arc<EventsTable>,
+    outbox: Option<Arc<dyn Outbox>>,
+) -> anyhow::Result<QueryEngine> {
+    let limits = EngineLimits {
+        query: QueryLimits {
+            time: std::time::Duration::from_millis(config.sql.time_ms_max),
+            memory_bytes: config.sql.memory_bytes_max,
+            rows: config.sql.rows_max,
+        },
+        concurrent_queries: config.sql.concurrent_max,
+        ..EngineLimits::default()
+    };
+    Ok(QueryEngine::new(Arc::new(LakeSource { table, outbox }), limits)?)
+}
+
+/// What queries read: the lake's table at one version, and the spool's events past it.
+struct LakeSource {
+    table: Arc<EventsTable>,
+    outbox: Option<Arc<dyn Outbox>>,
+}
+
+#[async_trait]
+impl EventSource for LakeSource {
+    async fn snapshot(&self) -> Result<EventSnapshot, SourceError> {
+        let failed = |error: &dyn std::fmt::Display| SourceError(error.to_string());
+        let snapshot =
+            self.table.snapshot(self.outbox.as_ref(), HOT_ROWS_MAX).await.map_err(|e| failed(&e))?;
+        if !snapshot.hot_complete {
+            let text = format!(
+                "more than {HOT_ROWS_MAX} events wait for the lake, too many for one query; see why the lake is not \
+                 written (`sendlake serve` logs it), and ask again when they have gone"
+            );
+            return Err(SourceError(text));
+        }
+        let hot = to_batch(&snapshot.hot).map_err(|e| failed(&e))?;
+        let cold = snapshot.table.table_provider().build().await.map_err(|e| failed(&e))?;
+        Ok(EventSnapshot {
+            cold: Arc::new(cold),
+            hot: vec![hot],
+            version: i64::try_from(snapshot.version).ok(),
+        })
+    }
+}
+
+/// Seals the spool's values with the tenants' data keys.
+pub fn sealer(control: &ControlStore) -> Arc<dyn Sealer> {
+    Arc::new(KeyringSealer(control.keyring()))
+}
+
+struct KeyringSealer(Arc<Keyring>);
+
+impl Sealer for KeyringSealer {
+    fn seal(&self, tenant: &TenantId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, String> {
+        self.0.seal(tenant, aad, plain).map_err(|error| error.to_string())
+    }
+
+    fn open(&self, tenant: &TenantId, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
+        self.0.open(tenant, aad, sealed).map_err(|error| error.to_string())
+    }
+}
