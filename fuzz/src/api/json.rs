@@ -1,0 +1,1 @@
+../../../sender/src/api/json.rs
