@@ -28,7 +28,7 @@ test: build $(VENV)/ready  ## run all tests; makes a Python venv for the peers b
 	$(CARGO) test --workspace --locked
 
 torture: build $(VENV)/ready  ## kill the server at 100 seeded points instead of ten
-	SENDLAKE_TORTURE_KILLS=100 $(CARGO) test --locked -p sendlake-tests -p sendlake --test e2e torture -- --nocapture
+	SENDLAKE_TORTURE_KILLS=100 $(CARGO) test --workspace --locked --test e2e torture -- --nocapture
 
 check: fmt clippy golden  ## formatting, lints with warnings denied, golden files
 
@@ -38,8 +38,8 @@ fmt:
 clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-golden:  ## fail when a golden file would change
-	$(CARGO) test --workspace --locked golden
+golden:  ## fail when a view's golden case would change
+	$(CARGO) test --workspace --locked --lib views::
 
 bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Postfix where it is installed
 	$(CARGO) build --release --workspace --locked
