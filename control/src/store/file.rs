@@ -25,7 +25,7 @@ pub(super) async fn open(path: &Path) -> Result<SqlitePool, ControlError> {
         .journal_mode(SqliteJournalMode::Wal)
         // A revoked key must stay revoked through a power failure; changes here are rare enough to sync each.
         .synchronous(SqliteSynchronous::Full);
-    let pool = connect(path, options).await?;
+    let pool = connect_patiently(path, options).await?;
     let migrated = migrate(path, &pool).await;
     closed_on_error(&pool, migrated).await?;
     Ok(pool)
@@ -72,6 +72,22 @@ fn create_private(path: &Path) -> io::Result<()> {
 
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT).foreign_keys(true)
+}
+
+/// The switch of a new file to WAL does not wait for its lock, whatever the busy timeout: two first starts at once
+/// meet there, and the later one tries again.
+async fn connect_patiently(path: &Path, options: SqliteConnectOptions) -> Result<SqlitePool, ControlError> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let tries = BUSY_TIMEOUT.as_millis() / PAUSE.as_millis();
+    for _ in 0..tries {
+        match connect(path, options.clone()).await {
+            Err(ControlError::Database { source, .. }) if is_locked(&source) => {
+                tokio::time::sleep(PAUSE).await
+            }
+            connected => return connected,
+        }
+    }
+    connect(path, options).await
 }
 
 async fn connect(path: &Path, options: SqliteConnectOptions) -> Result<SqlitePool, ControlError> {
@@ -136,15 +152,22 @@ fn newer(path: &Path, found: i64) -> ControlError {
     ControlError::NewerSchema { path: path.to_owned(), found, known: known_version() }
 }
 
+/// The low byte of SQLite's extended result code: the kind of failure (sqlite.org/rescode.html).
+fn result_code(error: &sqlx::Error) -> Option<i32> {
+    match error {
+        sqlx::Error::Database(error) => Some(error.code()?.parse::<i32>().ok()? & 0xff),
+        _ => None,
+    }
+}
+
+fn is_locked(error: &sqlx::Error) -> bool {
+    matches!(result_code(error), Some(5 | 6))
+}
+
 /// A database error with advice on what to do about it.
 pub(super) fn database_error(path: &Path, doing: &'static str, source: sqlx::Error) -> ControlError {
     let path = path.to_owned();
-    // The low byte of SQLite's extended result code is the kind of failure (sqlite.org/rescode.html).
-    let code = match &source {
-        sqlx::Error::Database(error) => error.code().and_then(|code| code.parse::<i32>().ok()),
-        _ => None,
-    };
-    let advice = match code.map(|code| code & 0xff) {
+    let advice = match result_code(&source) {
         Some(11 | 26) => return ControlError::Corrupt { path, damage: source.to_string() },
         Some(5 | 6) => "another process kept it locked for five seconds; try again",
         Some(8) => "it is open for reading only; use a command that writes, as a user who may",
