@@ -8,7 +8,6 @@ mod run;
 mod send;
 mod sql;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -158,11 +157,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `println!` panics when whoever reads our output has left (`sendlake … | head -1`): that is no error.
+/// `println!` panics when whoever reads our output has left (`sendlake … | head -1`): that is no error. Only
+/// standard output counts: a connection that breaks is one.
 fn end_quietly_with_the_reader() {
     let panicked = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic.to_string().contains("Broken pipe") {
+        let said = panic.to_string();
+        if said.contains("failed printing to stdout") && said.contains("Broken pipe") {
             std::process::exit(0);
         }
         panicked(panic);
@@ -171,11 +172,7 @@ fn end_quietly_with_the_reader() {
 
 #[expect(clippy::print_stderr, reason = "where a command line tells its errors")]
 fn ended(failure: &Failure) -> ExitCode {
-    let said = failure.to_string();
-    if said.contains("Broken pipe") {
-        return ExitCode::SUCCESS; // whoever read our output has seen enough
-    }
-    eprintln!("sendlake: {said}");
+    eprintln!("sendlake: {failure}");
     ExitCode::from(failure.code())
 }
 
@@ -183,7 +180,7 @@ async fn run_command(cli: Cli) -> CommandResult {
     if let Command::Completions { shell } = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "sendlake", &mut script);
-        std::io::stdout().lock().write_all(&script).map_err(anyhow::Error::from)?;
+        rows::emit(&script);
         return Ok(());
     }
     let mut config = config::load(cli.global.config.as_deref(), std::env::vars())

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use anyhow::Context;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -22,7 +21,7 @@ pub(crate) fn print<T: Serialize>(rows: &[T], columns: &[&str], format: Format) 
             other => anyhow::bail!("a row is not an object: {other:?}"),
         })
         .collect::<Result<_, _>>()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = Vec::new();
     match format {
         Format::Json => serde_json::to_writer_pretty(&mut out, &rows)?,
         Format::Csv => write_csv(&mut out, &rows, columns)?,
@@ -36,14 +35,24 @@ pub(crate) fn print<T: Serialize>(rows: &[T], columns: &[&str], format: Format) 
             write!(out, "{table}")?;
         }
     }
-    writeln!(out).context("write to standard output")
+    writeln!(out)?;
+    emit(&out);
+    Ok(())
 }
 
 /// Prints one value as JSON.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = Vec::new();
     serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out).context("write to standard output")
+    writeln!(out)?;
+    emit(&out);
+    Ok(())
+}
+
+/// Prints text whole. A reader who has left ends the process without a word (see `cli::main`).
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) fn emit(text: &[u8]) {
+    print!("{}", String::from_utf8_lossy(text));
 }
 
 fn write_csv(out: &mut dyn Write, rows: &[Map<String, Value>], columns: &[&str]) -> anyhow::Result<()> {

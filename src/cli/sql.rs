@@ -5,7 +5,7 @@ use sendlake_control::id::TenantId;
 use sendlake_query::output::{self, Format as OutputFormat};
 use sendlake_query::{QueryError, Scope};
 
-use super::{CommandResult, Failure, Format, FormatArg, tenant_id};
+use super::{CommandResult, Failure, Format, FormatArg, rows, tenant_id};
 use crate::config::Config;
 use crate::{stores, system};
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
         Format::Json => OutputFormat::Json,
         Format::Csv => OutputFormat::Csv,
     };
-    output::write(&output, format, &mut std::io::stdout().lock()).map_err(anyhow::Error::from)?;
+    rows::emit(&output::to_bytes(&output, format).map_err(anyhow::Error::from)?);
     if output.truncated {
         eprintln!("only the first {} rows (sql.rows_max); narrow the query down", output.num_rows());
     }
