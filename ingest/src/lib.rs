@@ -7,11 +7,15 @@
 //! - [`append`]: rows into the table, exactly once
 //! - [`writer`]: the loop that carries the outbox to the table
 //! - [`read`]: a pinned version plus hot rows, for queries
+//! - [`quotas`]: the published limits, a small table beside `events`
+//! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
 
 pub mod append;
 pub mod event;
 pub mod outbox;
+pub mod quotas;
 pub mod read;
+pub mod report;
 pub mod store;
 pub mod table;
 pub mod writer;

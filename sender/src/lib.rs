@@ -9,6 +9,9 @@
 //! Keeping
 //! - [`spool`]: the durable queue, and the events that wait for the lake
 //!
+//! Deciding
+//! - [`suppression`]: whom not to write to
+//!
 //! Delivering
 //! - [`delivery`]: from due messages to recorded results
 //! - [`mx`], [`route`]: where a domain's mail goes; [`site`], [`provider`]: what that place is called
@@ -37,4 +40,5 @@ pub mod source;
 pub mod spool;
 pub mod stream;
 pub mod submission;
+pub mod suppression;
 pub mod token;

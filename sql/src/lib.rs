@@ -1,6 +1,8 @@
 //! The data contract: views over the lake, each a file in `views/` that opens with its grain, its consumer
 //! and its cost. `events`, the base table, is not here: whoever runs the views provides it.
 
+pub mod rules;
+
 /// A named query over `events` and over views that stand before it in [`VIEWS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
