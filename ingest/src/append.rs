@@ -157,7 +157,7 @@ struct Encoded {
 }
 
 /// Whether another commit got in between, so that trying again on a newer version may work.
-fn is_conflict(error: &DeltaTableError) -> bool {
+pub(crate) fn is_conflict(error: &DeltaTableError) -> bool {
     match error {
         DeltaTableError::VersionAlreadyExists(_) => true,
         DeltaTableError::Transaction { source } => {

@@ -1,8 +1,12 @@
 //! The published limits: a small Delta table `quotas` beside `events`. A publisher replaces its rows whole; the
 //! sender reads them before each batch. Nothing else passes between judging and sending.
 
+mod table;
+
 use sendlake_control::clock::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use self::table::{QUOTAS_SCHEMA, QuotasTable};
 
 /// One limit, or a statement that there is none. Of all rows that match a message, each counts: the strictest
 /// decides.

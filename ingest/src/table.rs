@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
@@ -80,7 +81,7 @@ impl EventsTable {
 
     /// Opens the table, making it when it is not there. Safe to call from several processes at once.
     pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
-        let log_store = log_store(store)?;
+        let log_store = log_store(store, Self::NAME)?;
         if !exists(&log_store).await? {
             match create(&log_store).await {
                 Ok(_) => tracing::info!(table = %log_store.root_url(), "made the events table"),
@@ -94,7 +95,7 @@ impl EventsTable {
 
     /// Opens the table if it is there, for commands that only read.
     pub async fn open_existing(store: &LakeStore) -> Result<Option<Self>, LakeError> {
-        let log_store = log_store(store)?;
+        let log_store = log_store(store, Self::NAME)?;
         if exists(&log_store).await? { Self::load(log_store).await.map(Some) } else { Ok(None) }
     }
 
@@ -102,7 +103,7 @@ impl EventsTable {
         let url = log_store.root_url().clone();
         let mut table = DeltaTable::new(Arc::clone(&log_store));
         table.load().await.map_err(failed(url.clone(), "open"))?;
-        check_columns(&url, &table)?;
+        check_columns(&url, &table, &EVENTS_SCHEMA)?;
         let latest = Mutex::new(Latest { table, committed: HashMap::new() });
         Ok(Self { log_store, url, latest, appending: Mutex::new(()) })
     }
@@ -206,25 +207,25 @@ impl fmt::Debug for Pinned {
     }
 }
 
-fn version(table: &DeltaTable) -> u64 {
+pub(crate) fn version(table: &DeltaTable) -> u64 {
     table.version().unwrap_or(0)
 }
 
-fn failed(table: Url, action: &'static str) -> impl FnOnce(DeltaTableError) -> LakeError {
+pub(crate) fn failed(table: Url, action: &'static str) -> impl FnOnce(DeltaTableError) -> LakeError {
     move |error| LakeError::Table { action, table, source: Box::new(error) }
 }
 
 /// A log over our own object store, for any scheme. Delta's registry of schemes knows only those whose
 /// crates register themselves, and would open its own, unsynced, local store.
-fn log_store(store: &LakeStore) -> Result<LogStoreRef, LakeError> {
-    let url = store.table_url(EventsTable::NAME);
+pub(crate) fn log_store(store: &LakeStore, name: &str) -> Result<LogStoreRef, LakeError> {
+    let url = store.table_url(name);
     let config = StorageConfig::default();
     let prefixed =
         config.decorate_store(Arc::clone(&store.root), &url).map_err(failed(url.clone(), "find"))?;
     Ok(default_logstore(Arc::from(prefixed), Arc::clone(&store.root), &url, &config))
 }
 
-async fn exists(log_store: &LogStoreRef) -> Result<bool, LakeError> {
+pub(crate) async fn exists(log_store: &LogStoreRef) -> Result<bool, LakeError> {
     log_store.is_delta_table_location().await.map_err(failed(log_store.root_url().clone(), "look for"))
 }
 
@@ -245,8 +246,8 @@ async fn create(log_store: &LogStoreRef) -> Result<DeltaTable, LakeError> {
 
 /// Every column that this version writes must be there. A table may have more: later versions add columns,
 /// and rows written here leave those null.
-fn check_columns(url: &Url, table: &DeltaTable) -> Result<(), LakeError> {
-    let ours: StructType = EVENTS_SCHEMA.as_ref().try_into_kernel()?;
+pub(crate) fn check_columns(url: &Url, table: &DeltaTable, schema: &Schema) -> Result<(), LakeError> {
+    let ours: StructType = schema.try_into_kernel()?;
     let theirs = table.snapshot().map_err(failed(url.clone(), "read the schema of"))?.schema();
     for field in ours.fields() {
         if theirs.field(field.name()).is_none_or(|there| there.data_type() != field.data_type()) {

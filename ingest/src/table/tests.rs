@@ -88,7 +88,7 @@ async fn the_last_microseconds_of_a_file_are_found() {
 async fn a_table_of_another_kind_is_refused_by_column() {
     let dir = tempfile::tempdir().unwrap();
     let store = lake(&dir);
-    let log_store = log_store(&store).unwrap();
+    let log_store = log_store(&store, EventsTable::NAME).unwrap();
     let narrow = arrow::datatypes::Schema::new(vec![EVENTS_SCHEMA.field(0).clone()]);
     let schema: StructType = (&narrow).try_into_kernel().unwrap();
     CreateBuilder::new().with_log_store(log_store).with_columns(schema.fields().cloned()).await.unwrap();
