@@ -89,6 +89,10 @@ pub enum ControlError {
     DomainTaken { domain: String },
     #[error("there is no sending domain {domain}: `sendlake domain ls` lists them")]
     NoSuchDomain { domain: String },
+    #[error("{address:?} is no mail address")]
+    NotAnAddress { address: String },
+    #[error("this suppression is a wish ({reason}): say with --note why it is lifted")]
+    SuppressionIsAWish { reason: crate::suppression::Reason },
     #[error("no DKIM key could be made for {domain}: the machine's random source failed; try again")]
     DkimKey { domain: String },
 }

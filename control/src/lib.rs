@@ -11,6 +11,7 @@
 //! - [`tenant`]: whom the installation sends for
 //! - [`key`]: API keys, their scopes, and who presents one
 //! - [`domain`]: sending domains, their DKIM keys, and what to publish in the DNS
+//! - [`suppression`]: whom not to write to
 //! - [`audit`]: what was changed, when and by whom
 //! - `data_key`: each tenant's data keys, wrapped
 //!
@@ -26,6 +27,7 @@ pub mod id;
 pub mod key;
 pub mod secret;
 pub mod store;
+pub mod suppression;
 pub mod tenant;
 
 pub use error::ControlError;
