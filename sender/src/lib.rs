@@ -10,7 +10,7 @@
 //! - [`spool`]: the durable queue, and the events that wait for the lake
 //!
 //! Deciding
-//! - [`suppression`]: whom not to write to
+//! - [`suppression`]: whom not to write to, and which events call for that
 //!
 //! Delivering
 //! - [`delivery`]: from due messages to recorded results

@@ -1,42 +1,20 @@
-//! Whom not to write to. The truth is the control store; this is its copy in memory, asked before each attempt.
-
-use std::fmt;
+//! Whom not to write to. The truth is the control store; here is its copy in memory, asked before each attempt, and
+//! which events call for a suppression.
 
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
+pub use sendlake_control::suppression::{Reach, Reason};
+use sendlake_ingest::event::{Event, EventType};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::address::Address;
 use crate::stream::Stream;
 
-/// How far a suppression reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reach {
-    /// The tenant's marketing and cold mail, on all its domains: unsubscribes, cold opt-outs, complaints.
-    Bulk,
-    /// All mail of the tenant: a mailbox that does not exist, or stays full.
-    Tenant,
-    /// All mail of the installation: by law or by the operator. Nothing overrides it.
-    Global,
-}
-
-impl Reach {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reach::Bulk => "bulk",
-            Reach::Tenant => "tenant",
-            Reach::Global => "global",
-        }
-    }
-
-    pub fn covers(self, stream: Stream) -> bool {
-        self != Reach::Bulk || stream != Stream::Transactional
-    }
-}
-
-impl fmt::Display for Reach {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// Whether a suppression of this reach keeps mail of this stream back. Transactional mail goes on after an
+/// unsubscribe or a complaint.
+pub fn covers(reach: Reach, stream: Stream) -> bool {
+    reach != Reach::Bulk || stream != Stream::Transactional
 }
 
 /// Why a recipient is not written to.
@@ -48,7 +26,7 @@ pub struct Suppressed {
     pub since: Timestamp,
 }
 
-/// Knows every suppression. Answers from memory, in well under a microsecond.
+/// Knows every suppression. Answers from memory, in about a microsecond.
 pub trait Suppressions: Send + Sync {
     /// The widest suppression that keeps this tenant's mail of this stream from the recipient.
     fn find(&self, tenant: &TenantId, stream: Stream, recipient: &Address) -> Option<Suppressed>;
@@ -61,5 +39,113 @@ pub struct NoSuppressions;
 impl Suppressions for NoSuppressions {
     fn find(&self, _: &TenantId, _: Stream, _: &Address) -> Option<Suppressed> {
         None
+    }
+}
+
+/// A suppression that is called for and not yet in force. It is stored in the transaction that logs its event, so
+/// that no crash can lose it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    pub tenant_id: TenantId,
+    pub recipient: String,
+    pub reach: Reach,
+    pub reason: Reason,
+    pub since: Timestamp,
+    /// The event that calls for it; names the wish.
+    pub event_id: Uuid,
+    /// Who wishes: `feedback`, or an operator.
+    pub actor: String,
+    #[serde(default)]
+    pub message_id: Option<String>,
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// What an event calls for. A block says nothing of the recipient and a full mailbox may be emptied: neither
+/// suppresses.
+pub fn wish_of(event: &Event) -> Option<Wish> {
+    let (reach, reason) = match event.event_type {
+        EventType::Unsubscribed if event.stream.as_deref() == Some(Stream::Cold.as_str()) => {
+            (Reach::Bulk, Reason::ColdOptOut)
+        }
+        EventType::Unsubscribed => (Reach::Bulk, Reason::Unsubscribe),
+        EventType::Complained => (Reach::Bulk, Reason::Complaint),
+        EventType::Bounced | EventType::BouncedAsync if is_gone(event) => (Reach::Tenant, Reason::HardBounce),
+        _ => return None,
+    };
+    let recipient = event.recipient.as_ref().filter(|recipient| recipient.contains('@'))?;
+    Some(Wish {
+        tenant_id: event.tenant_id.clone(),
+        recipient: recipient.clone(),
+        reach,
+        reason,
+        since: event.occurred_at,
+        event_id: event.event_id,
+        actor: "feedback".into(),
+        message_id: event.message_id.clone(),
+        note: None,
+    })
+}
+
+/// The mailbox does not exist, by the words of the bounce rules (`sql/rules/`).
+fn is_gone(event: &Event) -> bool {
+    event.bounce_category.as_deref() == Some("bad_mailbox") && event.bounce_class.as_deref() == Some("hard")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event_type: EventType, stream: &str) -> Event {
+        let tenant = TenantId::new("acme").unwrap();
+        let mut event = Event::new(Uuid::from_u128(7), event_type, Timestamp::from_secs(9), tenant);
+        event.recipient = Some("ann@a.test".into());
+        event.stream = Some(stream.into());
+        event
+    }
+
+    fn wished(event: &Event) -> Option<(Reach, Reason)> {
+        wish_of(event).map(|wish| (wish.reach, wish.reason))
+    }
+
+    #[test]
+    fn what_people_say_stops_bulk_mail_and_transactional_goes_on() {
+        for (event_type, stream, reason) in [
+            (EventType::Unsubscribed, "marketing", Reason::Unsubscribe),
+            (EventType::Unsubscribed, "cold", Reason::ColdOptOut),
+            (EventType::Complained, "transactional", Reason::Complaint),
+        ] {
+            assert_eq!(wished(&event(event_type, stream)), Some((Reach::Bulk, reason)));
+        }
+        assert!(!covers(Reach::Bulk, Stream::Transactional) && covers(Reach::Bulk, Stream::Cold));
+        assert!(Stream::ALL.into_iter().all(|stream| covers(Reach::Tenant, stream)));
+    }
+
+    #[test]
+    fn only_a_mailbox_that_is_gone_suppresses_and_a_block_never_does() {
+        for (category, class, wish) in [
+            ("bad_mailbox", "hard", Some((Reach::Tenant, Reason::HardBounce))),
+            ("bad_mailbox", "soft", None),
+            ("policy_block", "block", None),
+            ("reputation_block", "hard", None),
+        ] {
+            for event_type in [EventType::Bounced, EventType::BouncedAsync] {
+                let mut event = event(event_type, "marketing");
+                event.bounce_category = Some(category.into());
+                event.bounce_class = Some(class.into());
+                assert_eq!(wished(&event), wish, "{category} {class}");
+                event.event_type = EventType::Deferred;
+                assert_eq!(wished(&event), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_complaint_about_nobody_in_particular_suppresses_nobody() {
+        let mut event = event(EventType::Complained, "marketing");
+        for recipient in [None, Some("redacted".to_owned())] {
+            event.recipient = recipient;
+            assert_eq!(wished(&event), None);
+        }
     }
 }

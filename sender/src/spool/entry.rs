@@ -11,6 +11,7 @@ use super::key::Lane;
 use crate::address::Address;
 use crate::stream::Stream;
 use crate::submission::Content;
+use crate::suppression::{Wish, wish_of};
 
 /// One message waiting for its next attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,9 +93,34 @@ pub(super) fn decode_entry(sealer: &dyn Sealer, bytes: &[u8]) -> Result<QueueEnt
     serde_json::from_slice(&json).map_err(|e| SpoolError::Damaged(format!("a queue entry: {e}")))
 }
 
-pub(super) fn encode_event(sealer: &dyn Sealer, event: &Event) -> Result<Vec<u8>, SpoolError> {
+/// An event ready to be logged, with the suppression that it calls for: both or neither are stored.
+pub(super) struct SealedEvent {
+    pub(super) bytes: Vec<u8>,
+    pub(super) wish: Option<SealedWish>,
+}
+
+/// A wish under the id of its event.
+pub(super) struct SealedWish {
+    pub(super) event_id: Uuid,
+    pub(super) bytes: Vec<u8>,
+}
+
+pub(super) fn encode_event(sealer: &dyn Sealer, event: &Event) -> Result<SealedEvent, SpoolError> {
     let json = serde_json::to_vec(event).map_err(|e| SpoolError::Damaged(e.to_string()))?;
-    wrap(sealer, &event.tenant_id, b"event", &json)
+    Ok(SealedEvent {
+        bytes: wrap(sealer, &event.tenant_id, b"event", &json)?,
+        wish: wish_of(event).map(|wish| encode_wish(sealer, &wish)).transpose()?,
+    })
+}
+
+pub(super) fn encode_wish(sealer: &dyn Sealer, wish: &Wish) -> Result<SealedWish, SpoolError> {
+    let json = serde_json::to_vec(wish).map_err(|e| SpoolError::Damaged(e.to_string()))?;
+    Ok(SealedWish { event_id: wish.event_id, bytes: wrap(sealer, &wish.tenant_id, b"wish", &json)? })
+}
+
+pub(super) fn decode_wish(sealer: &dyn Sealer, bytes: &[u8]) -> Result<Wish, SpoolError> {
+    let (_, json) = unwrap(sealer, b"wish", bytes)?;
+    serde_json::from_slice(&json).map_err(|e| SpoolError::Damaged(format!("a wish: {e}")))
 }
 
 pub(super) fn decode_event(sealer: &dyn Sealer, bytes: &[u8]) -> Result<Event, SpoolError> {

@@ -10,7 +10,7 @@ use sendlake_control::id::TenantId;
 use sendlake_ingest::event::{Event, EventType};
 use uuid::Uuid;
 
-use super::entry::{QueueEntry, encode_content, encode_entry, encode_event};
+use super::entry::{QueueEntry, SealedEvent, encode_content, encode_entry, encode_event};
 use super::key::Lane;
 use super::table::Tables;
 use super::{Spool, SpoolError};
@@ -87,11 +87,18 @@ impl Spool {
         self.writer.write(move |tables| sealed.iter().try_for_each(|event| tables.log(event)), |()| ()).await
     }
 
-    /// Forgets idempotency keys past their time. Returns how many went.
+    /// Forgets idempotency keys, and those of events logged once, past their time. Returns how many went.
     pub async fn purge_idempotency(&self) -> Result<usize, SpoolError> {
         const PURGE_MAX: usize = 10_000;
         let now = self.ids.now();
-        self.writer.write(move |tables| tables.purge_idempotency(now, PURGE_MAX), |_| ()).await
+        self.writer
+            .write(
+                move |tables| {
+                    Ok(tables.purge_idempotency(now, PURGE_MAX)? + tables.purge_seen(now, PURGE_MAX)?)
+                },
+                |_| (),
+            )
+            .await
     }
 
     fn prepare(&self, submission: &Submission, facts: &SendingFacts) -> Result<Prepared, SpoolError> {
@@ -183,7 +190,7 @@ struct Prepared {
 struct PreparedMessage {
     key: Vec<u8>,
     entry: Vec<u8>,
-    event: Vec<u8>,
+    event: SealedEvent,
 }
 
 impl Prepared {

@@ -3,9 +3,11 @@
 //!
 //! - [`key`]: the order of the queue · `entry`: what is stored, sealed · `table`: one write transaction
 //! - `writer`: group commit · [`lanes`]: which lanes are due · [`read`]: looking, also beside a server
+//! - [`feedback`]: events logged once, and the suppressions that events call for
 //! - [`intake`]: accepting · [`work`]: dispatch, outcomes, operators' changes · `outbox`: the lake's side
 
 mod entry;
+pub mod feedback;
 pub mod intake;
 pub mod key;
 pub mod lanes;

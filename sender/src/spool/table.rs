@@ -7,6 +7,7 @@ use sendlake_control::clock::Timestamp;
 use uuid::Uuid;
 
 use super::SpoolError;
+use super::entry::{SealedEvent, SealedWish};
 
 type Bytes = &'static [u8];
 
@@ -28,6 +29,12 @@ pub(super) const IDEMPOTENCY_EXPIRY: TableDefinition<Bytes, ()> =
     TableDefinition::new("idempotency_expiry_v1");
 /// (tenant, stream, recipient domain, UTC day) → attempts started.
 pub(super) const USAGE: TableDefinition<Bytes, u64> = TableDefinition::new("usage_v1");
+/// Event id → sealed suppression that the event calls for, until it is in force.
+pub(super) const WISHES: TableDefinition<Bytes, Bytes> = TableDefinition::new("wishes_v1");
+/// Key of an event that is logged once → until when the key is remembered.
+pub(super) const SEEN: TableDefinition<Bytes, u64> = TableDefinition::new("seen_v1");
+/// (expiry, key) → nothing; for purging in order.
+pub(super) const SEEN_EXPIRY: TableDefinition<Bytes, ()> = TableDefinition::new("seen_expiry_v1");
 
 /// A message id, and the sealed entry under it.
 pub(super) type Marked = (Vec<u8>, Vec<u8>);
@@ -45,9 +52,13 @@ pub struct Tables<'txn> {
     pub(super) idempotency: Table<'txn, Bytes, Bytes>,
     pub(super) idempotency_expiry: Table<'txn, Bytes, ()>,
     usage: Table<'txn, Bytes, u64>,
+    pub(super) wishes: Table<'txn, Bytes, Bytes>,
+    pub(super) seen: Table<'txn, Bytes, u64>,
+    pub(super) seen_expiry: Table<'txn, Bytes, ()>,
     /// What this transaction adds to `usage`: many messages count under few keys.
     used: HashMap<Vec<u8>, u64>,
     next_lsn: u64,
+    pub(super) has_new_wishes: bool,
 }
 
 impl<'txn> Tables<'txn> {
@@ -69,8 +80,12 @@ impl<'txn> Tables<'txn> {
             idempotency: txn.open_table(IDEMPOTENCY)?,
             idempotency_expiry: txn.open_table(IDEMPOTENCY_EXPIRY)?,
             usage: txn.open_table(USAGE)?,
+            wishes: txn.open_table(WISHES)?,
+            seen: txn.open_table(SEEN)?,
+            seen_expiry: txn.open_table(SEEN_EXPIRY)?,
             used: HashMap::new(),
             next_lsn,
+            has_new_wishes: false,
         })
     }
 
@@ -93,10 +108,16 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
-    /// Appends a sealed event under the next log sequence number.
-    pub(super) fn log(&mut self, event: &[u8]) -> Result<(), SpoolError> {
-        self.outbox.insert(self.next_lsn, event)?;
+    /// Appends a sealed event under the next log sequence number, and keeps the wish that it brings.
+    pub(super) fn log(&mut self, event: &SealedEvent) -> Result<(), SpoolError> {
+        self.outbox.insert(self.next_lsn, event.bytes.as_slice())?;
         self.next_lsn += 1;
+        event.wish.as_ref().map_or(Ok(()), |wish| self.wish(wish))
+    }
+
+    pub(super) fn wish(&mut self, wish: &SealedWish) -> Result<(), SpoolError> {
+        self.wishes.insert(wish.event_id.as_bytes().as_slice(), wish.bytes.as_slice())?;
+        self.has_new_wishes = true;
         Ok(())
     }
 

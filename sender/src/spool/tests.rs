@@ -1,6 +1,8 @@
 //! The spool as its users see it: what is accepted stays, what is over is gone, and a crash repeats nothing
 //! but what it says.
 
+mod feedback;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use redb::{Database, Durability};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::SpoolError;
 use super::table::Tables;
@@ -25,6 +25,7 @@ pub(super) struct Writer {
     thread: Option<JoinHandle<()>>,
     fatal: Arc<OnceLock<String>>,
     last_lsn: watch::Receiver<u64>,
+    wished: Arc<Notify>,
 }
 
 impl Writer {
@@ -33,17 +34,19 @@ impl Writer {
         let (lsn_sender, lsn_receiver) = watch::channel(last_lsn);
         let fatal = Arc::new(OnceLock::new());
         let latch = Arc::clone(&fatal);
+        let wished = Arc::new(Notify::new());
+        let wishes = Arc::clone(&wished);
         let thread = std::thread::Builder::new()
             .name("spool-writer".into())
             .spawn(move || {
-                if let Err(error) = run(&db, &inbox, &lsn_sender) {
+                if let Err(error) = run(&db, &inbox, &lsn_sender, &wishes) {
                     let said = error.to_string();
                     let _ = latch.set(said.clone());
                     on_fatal(&said);
                 }
             })
             .map_err(|e| SpoolError::Io("start the spool's writer".into(), e))?;
-        Ok(Self { work: Some(work), thread: Some(thread), fatal, last_lsn: lsn_receiver })
+        Ok(Self { work: Some(work), thread: Some(thread), fatal, last_lsn: lsn_receiver, wished })
     }
 
     /// Queues `change`. Once it is durable, `then` runs on the writing thread and the future resolves.
@@ -77,6 +80,11 @@ impl Writer {
         }
     }
 
+    /// Told after each group that brought wishes.
+    pub(super) fn wished(&self) -> &Notify {
+        &self.wished
+    }
+
     pub(super) fn last_lsn(&self) -> watch::Receiver<u64> {
         self.last_lsn.clone()
     }
@@ -91,7 +99,12 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Database, inbox: &Receiver<Work>, last_lsn: &watch::Sender<u64>) -> Result<(), SpoolError> {
+fn run(
+    db: &Database,
+    inbox: &Receiver<Work>,
+    last_lsn: &watch::Sender<u64>,
+    wished: &Notify,
+) -> Result<(), SpoolError> {
     while let Ok(first) = inbox.recv() {
         let mut txn = db.begin_write()?;
         txn.set_durability(Durability::Immediate).map_err(|e| SpoolError::Store(e.to_string()))?;
@@ -104,8 +117,12 @@ fn run(db: &Database, inbox: &Receiver<Work>, last_lsn: &watch::Sender<u64>) -> 
         {
             answers.push(work(&mut tables)?);
         }
+        let has_new_wishes = tables.has_new_wishes;
         let lsn = tables.finish()?;
         txn.commit()?;
+        if has_new_wishes {
+            wished.notify_one();
+        }
         last_lsn.send_if_modified(|known| std::mem::replace(known, lsn) != lsn);
         for answer in answers {
             answer();

@@ -1,0 +1,122 @@
+//! Feedback: events that come from outside and are logged once however often they come, and the suppressions that
+//! events call for, kept until they are in force.
+
+use redb::ReadableTable;
+use sendlake_control::clock::Timestamp;
+use sendlake_ingest::event::Event;
+use uuid::Uuid;
+
+use super::entry::{decode_wish, encode_event, encode_wish};
+use super::read::{SpoolReader, open_table};
+use super::table::{Tables, WISHES};
+use super::{Spool, SpoolError};
+use crate::suppression::Wish;
+
+/// How long it is remembered that an event was logged: longer than tokens of reports are good for.
+pub const SEEN_DAYS: i64 = 120;
+
+impl Spool {
+    /// Logs each event unless one was logged under its key before; the key is remembered in the same transaction.
+    /// Returns, in order, which ones were new. Keys stand in clear: put no address in them.
+    pub async fn log_once(&self, events: Vec<(String, Event)>) -> Result<Vec<bool>, SpoolError> {
+        let now = self.ids.now();
+        let sealed = events
+            .into_iter()
+            .map(|(key, event)| Ok((key, encode_event(self.sealer.as_ref(), &event)?)))
+            .collect::<Result<Vec<_>, SpoolError>>()?;
+        self.writer
+            .write(
+                move |tables| {
+                    sealed
+                        .iter()
+                        .map(|(key, event)| {
+                            let is_new = tables.see(key.as_bytes(), now)?;
+                            if is_new {
+                                tables.log(event)?;
+                            }
+                            Ok(is_new)
+                        })
+                        .collect()
+                },
+                |_| (),
+            )
+            .await
+    }
+
+    /// Keeps a suppression that an operator wants, until it is in force.
+    pub async fn wish(&self, wish: &Wish) -> Result<(), SpoolError> {
+        let sealed = encode_wish(self.sealer.as_ref(), wish)?;
+        self.writer.write(move |tables| tables.wish(&sealed), |()| ()).await
+    }
+
+    /// A wish is in force, or none is left of it: forgets it and logs the event that tells so, together. Nothing is
+    /// logged for a wish that is gone already.
+    pub async fn settle_wish(&self, event_id: Uuid, told: Option<&Event>) -> Result<(), SpoolError> {
+        let told = told.map(|event| encode_event(self.sealer.as_ref(), event)).transpose()?;
+        self.writer
+            .write(
+                move |tables| {
+                    let was_there = tables.wishes.remove(event_id.as_bytes().as_slice())?.is_some();
+                    match told {
+                        Some(event) if was_there => tables.log(&event),
+                        _ => Ok(()),
+                    }
+                },
+                |()| (),
+            )
+            .await
+    }
+
+    /// Resolves after new wishes have become durable.
+    pub async fn wished(&self) {
+        self.writer.wished().notified().await;
+    }
+}
+
+impl SpoolReader {
+    /// Up to `max` suppressions that events called for and that are not known to be in force.
+    pub fn wishes(&self, max: usize) -> Result<Vec<Wish>, SpoolError> {
+        let Some(wishes) = open_table(&self.begin()?, WISHES)? else { return Ok(Vec::new()) };
+        wishes.range::<&[u8]>(..)?.take(max).map(|row| decode_wish(self.sealer(), row?.1.value())).collect()
+    }
+}
+
+impl Tables<'_> {
+    /// Remembers a key. False when it is remembered already.
+    fn see(&mut self, key: &[u8], now: Timestamp) -> Result<bool, SpoolError> {
+        let known_until = self.seen.get(key)?.map(|until| until.value());
+        match known_until {
+            Some(until) if until > now.0.max(0).cast_unsigned() => return Ok(false),
+            Some(until) => {
+                self.seen_expiry.remove(expiry_key(until, key).as_slice())?;
+            }
+            None => {}
+        }
+        let until = now.plus_secs(SEEN_DAYS * 86_400).0.max(0).cast_unsigned();
+        self.seen.insert(key, until)?;
+        self.seen_expiry.insert(expiry_key(until, key).as_slice(), ())?;
+        Ok(true)
+    }
+
+    /// Forgets keys whose time is over, at most `max` of them.
+    pub(super) fn purge_seen(&mut self, now: Timestamp, max: usize) -> Result<usize, SpoolError> {
+        let end = now.0.max(0).cast_unsigned().to_be_bytes();
+        let expired: Vec<Vec<u8>> = self
+            .seen_expiry
+            .range::<&[u8]>(..end.as_slice())?
+            .take(max)
+            .map(|row| row.map(|(key, _)| key.value().to_vec()))
+            .collect::<Result<_, _>>()?;
+        for expiry in &expired {
+            self.seen_expiry.remove(expiry.as_slice())?;
+            if let Some((_, key)) = expiry.split_at_checked(8) {
+                self.seen.remove(key)?;
+            }
+        }
+        Ok(expired.len())
+    }
+}
+
+fn expiry_key(until: u64, key: &[u8]) -> Vec<u8> {
+    [until.to_be_bytes().as_slice(), key].concat()
+}
