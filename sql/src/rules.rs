@@ -3,6 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+mod matcher;
+mod ruleset;
+mod text;
+
+pub use ruleset::{Rule, RulesError, Ruleset, UNCLASSIFIED, status_in};
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
