@@ -8,10 +8,12 @@
 //! - [`writer`]: the loop that carries the outbox to the table
 //! - [`read`]: a pinned version plus hot rows, for queries
 //! - [`quotas`]: the published limits, a small table beside `events`
+//! - [`inbound`]: the SMTP listener for mail that comes back
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
 
 pub mod append;
 pub mod event;
+pub mod inbound;
 pub mod outbox;
 pub mod quotas;
 pub mod read;

@@ -1,0 +1,175 @@
+//! Mail that comes in by SMTP (RFC 5321): reports, and nothing that is kept as mail. What to do with one is the
+//! [`Postmaster`]'s business; a 250 goes out only after it has said so.
+//!
+//! - [`session`]: the dialogue, a state machine without I/O · [`data`]: a message up to its final dot
+//! - `connection`: one client's socket
+//!
+//! There is deliberately no relaying, no authentication and no SMTPUTF8: every address taken is one that this
+//! installation made. Lines end with CRLF and nothing else; a lone CR or LF ends the conversation, so that no two
+//! servers can disagree on where a message ends.
+
+mod connection;
+pub mod data;
+pub mod session;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How mail is taken in.
+#[derive(Clone, Debug)]
+pub struct InboundSettings {
+    /// What the server calls itself.
+    pub hostname: String,
+    pub message_bytes_max: usize,
+    /// Recipients of one mail.
+    pub recipients_max: usize,
+    pub sessions_max: usize,
+    /// Sessions of one client address.
+    pub sessions_per_client_max: usize,
+    pub messages_per_session_max: u32,
+    /// Longest wait for the client's next octets.
+    pub idle: Duration,
+    /// Longest time for one mail between DATA and the final dot.
+    pub data: Duration,
+}
+
+impl Default for InboundSettings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".into(),
+            message_bytes_max: 10 << 20,
+            recipients_max: 50,
+            sessions_max: 100,
+            sessions_per_client_max: 20,
+            messages_per_session_max: 1_000,
+            idle: Duration::from_secs(60),
+            data: Duration::from_secs(600),
+        }
+    }
+}
+
+/// One mail as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundMail {
+    /// Empty for `<>`, as reports have it.
+    pub reverse_path: String,
+    /// Those that [`Postmaster::recipient`] has taken.
+    pub recipients: Vec<String>,
+    /// After dot-unstuffing; lines end with CRLF.
+    pub data: Vec<u8>,
+    pub client: Option<IpAddr>,
+}
+
+/// A reply: three digits, then an enhanced status and words in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub code: u16,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn new(code: u16, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    pub fn is_positive(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+}
+
+/// What is done with mail.
+#[async_trait]
+pub trait Postmaster: Send + Sync {
+    /// Whether mail to this address is taken, and if not, the reply. Answers from memory.
+    fn recipient(&self, address: &str) -> Result<(), Reply>;
+
+    /// Deals with a mail. A positive reply means that whatever follows from it is durable.
+    async fn message(&self, mail: InboundMail) -> Reply;
+}
+
+/// Serves clients until `shutdown`; then lets those in a conversation finish their mail in hand.
+pub async fn serve(
+    listener: TcpListener,
+    postmaster: Arc<dyn Postmaster>,
+    settings: InboundSettings,
+    shutdown: CancellationToken,
+) {
+    let settings = Arc::new(settings);
+    let places = Arc::new(Semaphore::new(settings.sessions_max));
+    let clients = Arc::new(Clients::default());
+    let mut conversations = JoinSet::new();
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        while conversations.try_join_next().is_some() {}
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // out of file descriptors, say: the next moment may be better
+                tracing::warn!(%error, "a connection to the inbound listener was not taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let place = Arc::clone(&places).try_acquire_owned().ok();
+        let entered = Clients::enter(&clients, client, settings.sessions_per_client_max);
+        let (Some(place), Some(entered)) = (place, entered) else {
+            conversations.spawn(connection::refuse(stream));
+            continue;
+        };
+        let (postmaster, settings, stop) = (Arc::clone(&postmaster), Arc::clone(&settings), shutdown.clone());
+        conversations.spawn(async move {
+            if let Err(error) =
+                connection::converse(stream, client.ip(), postmaster.as_ref(), &settings, &stop).await
+            {
+                tracing::debug!(%error, %client, "an inbound conversation broke off");
+            }
+            drop((place, entered));
+        });
+    }
+    while conversations.join_next().await.is_some() {}
+}
+
+/// How many sessions each client has open.
+#[derive(Default)]
+struct Clients(std::sync::Mutex<HashMap<IpAddr, usize>>);
+
+/// One session of a client; leaves when dropped.
+struct Entered {
+    clients: Arc<Clients>,
+    client: IpAddr,
+}
+
+impl Clients {
+    fn enter(clients: &Arc<Self>, client: SocketAddr, max: usize) -> Option<Entered> {
+        let client = client.ip();
+        let mut open = clients.0.lock().ok()?;
+        let sessions = open.entry(client).or_default();
+        if *sessions >= max {
+            return None;
+        }
+        *sessions += 1;
+        Some(Entered { clients: Arc::clone(clients), client })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Ok(mut open) = self.clients.0.lock() else { return };
+        if let Some(sessions) = open.get_mut(&self.client) {
+            *sessions -= 1;
+            if *sessions == 0 {
+                open.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

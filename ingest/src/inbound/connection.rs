@@ -1,0 +1,137 @@
+//! One client's socket: lines and messages to the session, its replies back.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::data::{DataFault, DataProgress, DataReader};
+use super::session::{LINE_BYTES_MAX, Next, Session};
+use super::{InboundMail, InboundSettings, Postmaster};
+
+const READ_AT_ONCE: usize = 16 * 1_024;
+/// A closed connection still reads for so long, as unread octets would turn the close into a reset that can overtake
+/// the last reply.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Tells a client that there is no room, and closes.
+pub(super) async fn refuse(mut stream: TcpStream) {
+    let _ = timeout(LINGER, async {
+        stream.write_all(b"421 4.3.2 too many connections; come back later\r\n").await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+/// Serves one client until either side is done.
+pub(super) async fn converse(
+    mut stream: TcpStream,
+    client: IpAddr,
+    postmaster: &dyn Postmaster,
+    settings: &InboundSettings,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let _ = stream.set_nodelay(true);
+    let mut session = Session::new(postmaster, settings);
+    session.banner();
+    let mut input = Vec::new();
+    let mut reading: Option<(DataReader, Instant)> = None;
+    let mut skipping_line = false;
+    loop {
+        // everything that was read in full is answered in one write
+        let mut next = Next::Command;
+        while next != Next::Close {
+            if let Some((mut reader, began)) = reading.take() {
+                let (taken, progress) = reader.take(&input);
+                input.drain(..taken);
+                next = match progress {
+                    DataProgress::Reading if began.elapsed() > settings.data => {
+                        session.timed_out();
+                        Next::Close
+                    }
+                    DataProgress::Reading => {
+                        reading = Some((reader, began));
+                        break;
+                    }
+                    DataProgress::Broken(DataFault::BareLineEnd) => session.bare_line_end(),
+                    DataProgress::Broken(DataFault::TooBig) => session.too_big(),
+                    DataProgress::Done => {
+                        let envelope = session.take_envelope();
+                        let mail = InboundMail {
+                            reverse_path: envelope.reverse_path,
+                            recipients: envelope.recipients,
+                            data: reader.into_data(),
+                            client: Some(client),
+                        };
+                        let reply = postmaster.message(mail).await;
+                        session.answer(&reply)
+                    }
+                };
+                continue;
+            }
+            let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
+                if input.len() > LINE_BYTES_MAX {
+                    skipping_line = true;
+                    input.clear();
+                }
+                break;
+            };
+            let line: Vec<u8> = input.drain(..=end).collect();
+            next = if std::mem::take(&mut skipping_line) || line.len() > LINE_BYTES_MAX {
+                session.line_too_long()
+            } else {
+                session.line(&line)
+            };
+            if next == Next::Data {
+                reading = Some((DataReader::new(settings.message_bytes_max), Instant::now()));
+                next = Next::Command;
+            }
+        }
+        // a mail in hand is finished; anything else ends here
+        if next != Next::Close && stop.is_cancelled() && reading.is_none() {
+            session.stopping();
+            next = Next::Close;
+        }
+        send(&mut stream, &session.take_replies(), settings.idle).await?;
+        if next == Next::Close {
+            return close(stream).await;
+        }
+        let mut chunk = [0; READ_AT_ONCE];
+        let read = tokio::select! {
+            read = timeout(settings.idle, stream.read(&mut chunk)) => read,
+            () = stop.cancelled(), if reading.is_none() => continue,
+        };
+        match read {
+            Ok(Ok(0)) => return Ok(()),
+            Ok(Ok(octets)) => input.extend_from_slice(chunk.get(..octets).unwrap_or_default()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                session.timed_out();
+                send(&mut stream, &session.take_replies(), settings.idle).await?;
+                return close(stream).await;
+            }
+        }
+    }
+}
+
+async fn send(stream: &mut TcpStream, replies: &[u8], within: Duration) -> io::Result<()> {
+    if replies.is_empty() {
+        return Ok(());
+    }
+    timeout(within, stream.write_all(replies)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn close(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let drained = async {
+        let mut chunk = [0; READ_AT_ONCE];
+        while stream.read(&mut chunk).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, drained).await;
+    Ok(())
+}
