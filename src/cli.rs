@@ -1,12 +1,14 @@
 //! The command line: what can be asked, and in which words. Each command's work is in a file of its own.
 
 mod control;
+mod ingest;
 mod message;
 mod queue;
 mod rows;
 mod run;
 mod send;
 mod sql;
+mod suppression;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,6 +60,11 @@ enum Command {
     /// Look at the queue, and change it.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Whom not to write to: unsubscribes, complaints, mailboxes that are gone.
+    #[command(subcommand)]
+    Suppression(suppression::SuppressionCommand),
+    /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each.
+    Ingest(ingest::IngestArgs),
     /// Tenants: who sends.
     #[command(subcommand)]
     Tenant(control::TenantCommand),
@@ -195,6 +202,8 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Send(args) => send::run(&config, args).await,
         Command::Message(args) => message::run(&config, args).await,
         Command::Queue(command) => queue::run(&config, command).await,
+        Command::Suppression(command) => suppression::run(&config, command).await,
+        Command::Ingest(args) => ingest::run(&config, args).await,
         Command::Tenant(command) => control::tenant(&config, command).await,
         Command::Key(command) => control::key(&config, command).await,
         Command::Domain(command) => control::domain(&config, command).await,

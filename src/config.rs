@@ -37,6 +37,7 @@ section! {
         lake: Lake = Lake::default(),
         sql: Sql = Sql::default(),
         delivery: Delivery = Delivery::default(),
+        inbound: Inbound = Inbound::default(),
         dkim: Dkim = Dkim::default(),
         streams: Streams = Streams::default(),
         /// Where mail leaves from.
@@ -151,6 +152,22 @@ section! {
         smtp_port: u16 = 25,
         /// Name servers (`ip:port`); empty for the system's.
         dns_servers: Vec<SocketAddr> = Vec::new(),
+    }
+}
+
+section! {
+    /// SMTP for bounces and feedback reports.
+    Inbound {
+        /// Address and port, such as `0.0.0.0:25`; empty for none.
+        listen: String = String::new(),
+        /// What the server calls itself; empty for the first source's `ehlo`, or the host's name.
+        hostname: String = String::new(),
+        /// Addresses for reports besides `fbl@`, `abuse@` and `postmaster@` at every bounce domain.
+        feedback_addresses: Vec<String> = Vec::new(),
+        message_bytes_max: usize = 10 << 20,
+        sessions_max: usize = 100,
+        /// Longest wait for a client's next octets.
+        idle_timeout_s: u32 = 60,
     }
 }
 

@@ -16,13 +16,19 @@ type ByDomain = HashMap<String, Arc<Identity>>;
 /// A copy of the sending domains, as fresh as the last [`ControlIdentities::refresh`].
 pub struct ControlIdentities {
     by_domain: ArcSwap<ByDomain>,
+    by_bounce_domain: ArcSwap<HashMap<String, TenantId>>,
     sign: bool,
     platform_domain: String,
 }
 
 impl ControlIdentities {
     pub fn new(sign: bool, platform_domain: &str) -> Self {
-        Self { by_domain: ArcSwap::default(), sign, platform_domain: platform_domain.to_owned() }
+        Self {
+            by_domain: ArcSwap::default(),
+            by_bounce_domain: ArcSwap::default(),
+            sign,
+            platform_domain: platform_domain.to_owned(),
+        }
     }
 
     /// Reads the domains anew. Those whose key is known already keep it.
@@ -46,8 +52,15 @@ impl ControlIdentities {
             };
             by_domain.insert(domain.domain, identity);
         }
+        let bounces = by_domain.values().map(|id| (id.bounce_domain.clone(), id.tenant_id.clone()));
+        self.by_bounce_domain.store(Arc::new(bounces.collect()));
         self.by_domain.store(Arc::new(by_domain));
         Ok(())
+    }
+
+    /// Whose return paths lie under `domain` (ASCII, lower case).
+    pub fn owner_of_bounce_domain(&self, domain: &str) -> Option<TenantId> {
+        self.by_bounce_domain.load().get(domain).cloned()
     }
 
     async fn signer(

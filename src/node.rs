@@ -1,5 +1,6 @@
 //! One node: its stores opened, its parts wired together, and the tasks that run while it serves.
 
+mod feedback;
 mod local;
 
 use std::collections::{BTreeMap, HashSet};
@@ -30,11 +31,14 @@ use sendlake_sender::token::TokenKeys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
 pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
 use crate::config::{self, Config, RouteTls};
+use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::stores;
+use crate::suppressions::ControlSuppressions;
 
 /// How often sending domains are read anew: a domain added by a command is usable after this.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -63,9 +67,11 @@ pub struct Node {
     pub spool: Arc<Spool>,
     pub lake: Arc<EventsTable>,
     pub engine: Arc<QueryEngine>,
+    pub suppressions: Arc<ControlSuppressions>,
     identities: Arc<ControlIdentities>,
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
+    hearing: Arc<Hearing>,
 }
 
 impl Node {
@@ -100,18 +106,43 @@ impl Node {
         let engine = Arc::new(stores::open_engine(&config, lake.clone(), Some(outbox))?);
         let identities = Arc::new(ControlIdentities::new(config.dkim.sign, &config.dkim.platform_domain));
         identities.refresh(&control).await?;
+        let suppressions = Arc::new(ControlSuppressions::new(&control));
+        suppressions.refresh(&control).await?;
         let sources = Arc::new(sources(&config)?);
+        let tokens = TokenKeys::new(1, control.keyring().derive("return-path token 1"));
+        let hearing = Arc::new(Hearing::new(HearingParts {
+            spool: spool.clone(),
+            control: control.clone(),
+            engine: engine.clone(),
+            identities: identities.clone(),
+            suppressions: suppressions.clone(),
+            tokens: tokens.clone(),
+            feedback_addresses: config.inbound.feedback_addresses.clone(),
+            ids: ids.clone(),
+        }));
         let delivery_parts = DeliveryParts {
             spool: spool.clone(),
             router: Arc::new(router(&config, &sources, &ids)?),
             sources: sources.clone(),
             connector: connector(&config, &ids)?,
             identities: identities.clone(),
-            tokens: TokenKeys::new(1, control.keyring().derive("return-path token 1")),
+            tokens,
             ids: ids.clone(),
             settings: delivery_settings(&config),
         };
-        Ok(Self { config, ids, control, spool, lake, engine, identities, sources, delivery_parts })
+        Ok(Self {
+            config,
+            ids,
+            control,
+            spool,
+            lake,
+            engine,
+            suppressions,
+            identities,
+            sources,
+            delivery_parts,
+            hearing,
+        })
     }
 
     fn api(&self) -> Arc<Api> {
@@ -144,12 +175,14 @@ impl Node {
         }
         let authenticator = Arc::new(ControlAuthenticator(self.control.clone()));
         let pages = if roles.query { sendlake_query::http::problem_pages() } else { HttpRouter::new() };
+        let pages = if roles.sender { pages.merge(one_click::routes(self.hearing.clone())) } else { pages };
         api::serve_routes(routes, authenticator, &description).merge(pages)
     }
 
     /// What commands on this host may ask, without a key: whoever can open the data folder is its operator.
     pub fn local_routes(&self) -> HttpRouter {
-        local::routes(self.api(), self.spool.clone(), self.identities.clone(), self.control.clone())
+        let feedback = feedback::routes(self.hearing.clone());
+        local::routes(self.api(), self.spool.clone(), self.identities.clone(), self.control.clone(), feedback)
     }
 
     /// Starts everything that `roles` name, and returns when it all listens.
@@ -171,6 +204,11 @@ impl Node {
         });
         let socket = self.config.socket_path();
         local::serve(&socket, self.local_routes(), shutdown.clone(), &mut tasks)?;
+        let mut inbound = None;
+        if roles.sender && !self.config.inbound.listen.is_empty() {
+            inbound =
+                Some(feedback::listen(&self.config, self.hearing.clone(), &shutdown, &mut tasks).await?);
+        }
         let mut lake = None;
         let lake_shutdown = CancellationToken::new();
         let mut lake_tasks = JoinSet::new();
@@ -189,6 +227,8 @@ impl Node {
                     tracing::error!(%error, "events no longer reach the lake; they wait in the spool");
                 }
             });
+            tasks.spawn(self.hearing.clone().hasten(handle.clone(), shutdown.clone()));
+            tasks.spawn(self.hearing.wishes.clone().run(shutdown.clone()));
             lake = Some(handle);
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {
@@ -201,6 +241,9 @@ impl Node {
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
         Ok(Running {
             http,
+            inbound,
+            suppressions: self.suppressions,
+            feedback_arrived: self.hearing.feedback_arrived.clone(),
             control: self.control,
             identities: self.identities,
             spool: self.spool,
@@ -221,6 +264,11 @@ pub struct Running {
     pub control: Arc<ControlStore>,
     pub spool: Arc<Spool>,
     pub engine: Arc<QueryEngine>,
+    /// Where reports are taken by SMTP.
+    pub inbound: Option<SocketAddr>,
+    pub suppressions: Arc<ControlSuppressions>,
+    /// Told after each complaint and unsubscribe.
+    pub feedback_arrived: Arc<tokio::sync::Notify>,
     /// The lake's writer, where this node has one.
     pub lake: Option<LakeHandle>,
     identities: Arc<ControlIdentities>,

@@ -70,6 +70,9 @@ pub(crate) async fn serve(config: Config, args: ServeArgs) -> CommandResult {
         println!("first start: this admin key is shown once and stored nowhere; keep it safe");
         println!("{}", key.secret);
     }
+    if let Some(inbound) = running.inbound {
+        println!("taking bounces and feedback reports by SMTP on {inbound}");
+    }
     println!("serving on http://{} from {}; Ctrl-C stops", running.http, dir.display());
     stop_signal().await?;
     println!("stopping: messages in hand are finished first");

@@ -185,7 +185,17 @@ fn check(config: &Config) -> Result<(), (String, String)> {
             return refuse(key, "needs at least one interval, and none of 0");
         }
     }
+    let inbound = &config.inbound;
+    if !inbound.listen.is_empty() && inbound.listen.parse::<std::net::SocketAddr>().is_err() {
+        return refuse("inbound.listen", "must be an address and a port, such as 0.0.0.0:25, or empty");
+    }
+    if let Some(bad) = inbound.feedback_addresses.iter().position(|address| !address.contains('@')) {
+        return refuse(&format!("inbound.feedback_addresses.{bad}"), "is no mail address");
+    }
     for (key, value) in [
+        ("inbound.message_bytes_max", inbound.message_bytes_max),
+        ("inbound.sessions_max", inbound.sessions_max),
+        ("inbound.idle_timeout_s", inbound.idle_timeout_s as usize),
         ("delivery.sessions_per_site_max", config.delivery.sessions_per_site_max),
         ("delivery.sessions_max", config.delivery.sessions_max),
         ("delivery.messages_per_session_max", config.delivery.messages_per_session_max),

@@ -90,6 +90,7 @@ pub(super) fn routes(
     spool: Arc<Spool>,
     identities: Arc<ControlIdentities>,
     control: Arc<ControlStore>,
+    feedback: Router,
 ) -> Router {
     Router::new()
         .route("/local/status", get(status))
@@ -98,6 +99,7 @@ pub(super) fn routes(
         .route("/local/queue/bounce", post(bounce))
         .with_state(Local { spool, identities, control })
         .merge(api::message_routes(api))
+        .merge(feedback)
         .layer(middleware::from_fn(as_operator))
 }
 

@@ -49,18 +49,27 @@ impl Spool {
         self.writer.write(move |tables| tables.wish(&sealed), |()| ()).await
     }
 
-    /// A wish is in force, or none is left of it: forgets it and logs the event that tells so, together. Nothing is
-    /// logged for a wish that is gone already.
-    pub async fn settle_wish(&self, event_id: Uuid, told: Option<&Event>) -> Result<(), SpoolError> {
-        let told = told.map(|event| encode_event(self.sealer.as_ref(), event)).transpose()?;
+    /// Wishes are in force, or nothing is left of them: forgets each and logs the event that tells so, together.
+    /// Nothing is logged for a wish that is gone already.
+    pub async fn settle_wishes(&self, settled: Vec<(Uuid, Option<Event>)>) -> Result<(), SpoolError> {
+        let settled = settled
+            .into_iter()
+            .map(|(event_id, told)| {
+                Ok((event_id, told.map(|event| encode_event(self.sealer.as_ref(), &event)).transpose()?))
+            })
+            .collect::<Result<Vec<_>, SpoolError>>()?;
         self.writer
             .write(
                 move |tables| {
-                    let was_there = tables.wishes.remove(event_id.as_bytes().as_slice())?.is_some();
-                    match told {
-                        Some(event) if was_there => tables.log(&event),
-                        _ => Ok(()),
+                    for (event_id, told) in &settled {
+                        let was_there = tables.wishes.remove(event_id.as_bytes().as_slice())?.is_some();
+                        if let Some(told) = told
+                            && was_there
+                        {
+                            tables.log(told)?;
+                        }
                     }
+                    Ok(())
                 },
                 |()| (),
             )

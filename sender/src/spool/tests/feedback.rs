@@ -51,7 +51,7 @@ async fn the_wish_of_an_event_is_there_after_a_crash_and_is_settled_once() {
     let told =
         Event::new(fixture.ids.uuid(), EventType::SuppressionAdded, event.occurred_at, event.tenant_id);
     for _ in 0..2 {
-        spool.settle_wish(wishes[0].event_id, Some(&told)).await.unwrap();
+        spool.settle_wishes(vec![(wishes[0].event_id, Some(told.clone()))]).await.unwrap();
     }
     assert!(spool.reader().wishes(10).unwrap().is_empty());
     assert_eq!(kinds(&spool), [EventType::Complained, EventType::SuppressionAdded]);
@@ -70,6 +70,6 @@ async fn a_bounce_of_a_live_session_brings_its_wish_with_the_outcome() {
     spool.complete(entry, Outcome::Terminal, &[event]).unwrap().await.unwrap();
     let wishes = spool.reader().wishes(10).unwrap();
     assert_eq!((wishes.len(), wishes[0].reach), (1, Reach::Tenant));
-    spool.settle_wish(Uuid::nil(), None).await.unwrap();
+    spool.settle_wishes(vec![(Uuid::nil(), None)]).await.unwrap();
     assert_eq!(spool.reader().wishes(10).unwrap().len(), 1, "another wish's id settles nothing");
 }

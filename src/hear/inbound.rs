@@ -1,0 +1,197 @@
+//! Mail that comes in: whom it is to, what it is, and what is answered. By SMTP, or from files that another server
+//! took (`sendlake ingest`).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sendlake_control::id::TenantId;
+use sendlake_ingest::inbound::{InboundMail, Postmaster, Reply};
+use sendlake_ingest::report::{RecipientStatus, Report};
+use sendlake_sender::token::{Purpose, TOKEN_CHARS, TokenError};
+
+use super::claim::Claim;
+use super::report::Verdict;
+use super::{Addressee, Heard, Hearing, Unavailable, claim};
+
+/// Mailboxes for reports at every bounce domain (RFC 2142).
+const REPORT_MAILBOXES: [&str; 3] = ["fbl", "abuse", "postmaster"];
+/// Header fields of a stored mail that tell whom it came to, the surest first.
+const ADDRESSEE_FIELDS: [&str; 4] = ["delivered-to", "x-original-to", "envelope-to", "to"];
+const ADDRESSEES_MAX: usize = 10;
+
+/// Why mail to an address is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHere {
+    #[error("5.1.3 not an address")]
+    Syntax,
+    #[error("5.7.1 {0} is no bounce domain of this server, and it relays nothing")]
+    Domain(String),
+    #[error("5.1.1 there is no such mailbox")]
+    Mailbox,
+    #[error("5.1.1 the address is not one that this server made: {0}")]
+    Forged(TokenError),
+    #[error("5.1.6 the address has expired: {0}")]
+    Expired(claim::NoClaim),
+}
+
+impl Hearing {
+    /// Whom an address stands for.
+    pub fn addressee(&self, address: &str) -> Result<Addressee, NotHere> {
+        if self.feedback_addresses.iter().any(|known| address.eq_ignore_ascii_case(known)) {
+            return Ok(Addressee::Reports { owner: None });
+        }
+        if address.eq_ignore_ascii_case("postmaster") {
+            return Ok(Addressee::Reports { owner: None });
+        }
+        let (local, domain) = address.rsplit_once('@').ok_or(NotHere::Syntax)?;
+        let domain = domain.to_ascii_lowercase();
+        let owner = self
+            .identities
+            .owner_of_bounce_domain(&domain)
+            .ok_or_else(|| NotHere::Domain(domain.chars().take(253).collect()))?;
+        if REPORT_MAILBOXES.iter().any(|known| local.eq_ignore_ascii_case(known)) {
+            return Ok(Addressee::Reports { owner: Some(owner) });
+        }
+        self.token_mailbox(local, owner)
+    }
+
+    fn token_mailbox(&self, local: &str, owner: TenantId) -> Result<Addressee, NotHere> {
+        if local.len() != TOKEN_CHARS {
+            return Err(NotHere::Mailbox);
+        }
+        match self.tokens.verify(Purpose::ReturnPath, local) {
+            Ok(message_id) => match self.fresh(message_id) {
+                Claim::Message(message_id) => Ok(Addressee::ReturnPath { message_id, owner }),
+                Claim::None(why) => Err(NotHere::Expired(why)),
+            },
+            Err(TokenError::Shape) => Err(NotHere::Mailbox),
+            Err(not_a_return_path) => match self.tokens.verify(Purpose::Unsubscribe, local) {
+                Ok(message_id) => Ok(Addressee::Unsubscribe { message_id, owner }),
+                Err(_) => Err(NotHere::Forged(not_a_return_path)),
+            },
+        }
+    }
+
+    /// Deals with one mail for all its addressees.
+    pub async fn take(&self, addressees: &[Addressee], data: Vec<u8>) -> Result<Vec<Heard>, Unavailable> {
+        let data: Arc<[u8]> = data.into();
+        let text = Arc::clone(&data);
+        // a parser at work on megabytes must not keep the server's threads from everything else
+        let report = tokio::task::spawn_blocking(move || read(&text))
+            .await
+            .map_err(|error| Unavailable(error.to_string()))?;
+        let mut heard = Vec::with_capacity(addressees.len());
+        for addressee in addressees {
+            heard.push(self.hear(addressee, &report, &data).await?);
+        }
+        Ok(heard)
+    }
+
+    /// Deals with a mail that another server took and that comes as a file: whom it came to, its own header says.
+    pub async fn take_file(&self, data: Vec<u8>) -> Result<Vec<Heard>, Unavailable> {
+        let mut addressees: Vec<Addressee> = addresses_in(&data)
+            .iter()
+            .filter_map(|address| self.addressee(address).ok())
+            .take(ADDRESSEES_MAX)
+            .collect();
+        addressees.dedup();
+        if addressees.is_empty() {
+            addressees.push(Addressee::Reports { owner: None });
+        }
+        self.take(&addressees, data).await
+    }
+}
+
+#[async_trait]
+impl Postmaster for Hearing {
+    fn recipient(&self, address: &str) -> Result<(), Reply> {
+        self.addressee(address).map(drop).map_err(|refused| {
+            tracing::info!(%refused, "inbound mail was refused");
+            Reply::new(550, refused.to_string())
+        })
+    }
+
+    async fn message(&self, mail: InboundMail) -> Reply {
+        let addressees: Vec<Addressee> =
+            mail.recipients.iter().filter_map(|address| self.addressee(address).ok()).collect();
+        match self.take(&addressees, mail.data).await {
+            Ok(heard) => {
+                for heard in &heard {
+                    tracing::debug!(
+                        outcome = heard.outcome,
+                        event_type = heard.event_type,
+                        message_id = heard.message_id.map(tracing::field::display),
+                        detail = heard.detail,
+                        "inbound mail"
+                    );
+                }
+                answer(&heard)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "inbound mail was put off");
+                Reply::new(451, "4.3.0 it could not be recorded; try again later")
+            }
+        }
+    }
+}
+
+/// One answer for all recipients: positive when any of them took it.
+fn answer(heard: &[Heard]) -> Reply {
+    match heard.iter().find(|heard| heard.is_refused()) {
+        Some(refused) if heard.iter().all(Heard::is_refused) => {
+            tracing::info!(why = refused.detail, "inbound mail was refused");
+            Reply::new(550, format!("5.7.1 {}", refused.detail))
+        }
+        _ => Reply::new(250, "2.0.0 recorded"),
+    }
+}
+
+fn read(_data: &[u8]) -> Report {
+    Report::Other
+}
+
+/// What the bounce rules say of a DSN's entry.
+pub(super) fn classify(_status: &RecipientStatus, _provider: Option<&str>) -> Option<Verdict> {
+    None
+}
+
+/// Addresses in the header section that may be the envelope's.
+fn addresses_in(data: &[u8]) -> Vec<String> {
+    let Some(mail) = mail_parser::MessageParser::default().parse_headers(data) else { return Vec::new() };
+    let mut found = Vec::new();
+    for field in ADDRESSEE_FIELDS {
+        for (name, value) in mail.headers_raw() {
+            if !name.eq_ignore_ascii_case(field) {
+                continue;
+            }
+            let parts = value.split(|c: char| c.is_whitespace() || "<>,;\"()".contains(c));
+            found.extend(
+                parts.filter(|part| part.contains('@') && part.len() <= 320).map(str::to_owned).take(100),
+            );
+        }
+    }
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_mail_says_whom_it_came_to() {
+        let mail = b"To: \"B, bounces\" <a@b.test>,\r\n\tc@d.test\r\nDelivered-To: x@y.test\r\n\r\nTo: no@body.test\r\n";
+        assert_eq!(addresses_in(mail), ["x@y.test", "a@b.test", "c@d.test"]);
+        assert!(addresses_in(b"").is_empty());
+    }
+
+    #[test]
+    fn one_recipient_that_takes_it_is_enough() {
+        let recorded = Heard { outcome: "recorded", ..Heard::default() };
+        let refused = Heard::refused("the token is another tenant's");
+        assert_eq!(answer(&[recorded, refused.clone()]).code, 250);
+        let reply = answer(&[refused]);
+        assert_eq!(reply.code, 550);
+        assert!(reply.text.contains("another tenant's"), "{reply:?}");
+    }
+}
