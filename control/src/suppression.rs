@@ -395,7 +395,7 @@ impl ControlStore {
         seq: i64,
         max: u32,
     ) -> Result<Vec<SuppressionChange>, ControlError> {
-        let rows: Vec<(i64, String, String, Vec<u8>, String, String, i64)> = sqlx::query_as("SELECT seq, change, tenant_id, address_hash, reason, reach, since FROM suppression_log WHERE seq > $1 ORDER BY seq LIMIT $2")
+        let rows: Vec<ChangeRow> = sqlx::query_as("SELECT seq, change, tenant_id, address_hash, reason, reach, since FROM suppression_log WHERE seq > $1 ORDER BY seq LIMIT $2")
             .bind(seq)
             .bind(i64::from(max))
             .fetch_all(&self.pool)
@@ -422,6 +422,9 @@ impl ControlStore {
             .collect()
     }
 }
+
+/// `seq`, change, tenant, hash, reason, reach, since.
+type ChangeRow = (i64, String, String, Vec<u8>, String, String, i64);
 
 #[derive(sqlx::FromRow)]
 struct Row {

@@ -14,6 +14,7 @@ mod bad_input;
 mod command_line;
 mod delivery;
 mod disk;
+mod feedback;
 mod hostile;
 mod lake;
 mod postfix;
