@@ -10,6 +10,7 @@
 //! - [`spool`]: the durable queue, and the events that wait for the lake
 //!
 //! Deciding
+//! - [`policy`]: whether a message may leave now, and why not
 //! - [`suppression`]: whom not to write to, and which events call for that
 //!
 //! Delivering
@@ -30,6 +31,7 @@ pub mod dkim;
 pub mod headers;
 pub mod identity;
 pub mod mx;
+pub mod policy;
 pub mod provider;
 pub mod reply;
 pub mod route;
