@@ -1,9 +1,12 @@
 //! Delivery: takes due messages out of the spool, site by site, and records what receivers answer.
 //!
 //! - `dispatch`: which message next, fairly among lanes · `site`: messages and sessions of one site
+//! - `gate`: suppressions and limits before each batch · `hold`: held mail, looked at again
 //! - `worker`: one session after another · `prepare`: the bytes of one message · [`verdict`]: what a reply means
 
 mod dispatch;
+mod gate;
+mod hold;
 mod prepare;
 mod site;
 pub mod verdict;
@@ -19,15 +22,18 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::gate::Gate;
 use self::prepare::Preparer;
 use self::site::{Site, SiteKey};
 use crate::identity::Identities;
 use crate::mx::Router;
+use crate::policy::limits::Limits;
 use crate::schedule::Schedule;
 use crate::session::{SessionSettings, Tls};
 use crate::source::Sources;
 use crate::spool::{Spool, SpoolError};
 use crate::stream::Stream;
+use crate::suppression::Suppressions;
 use crate::token::TokenKeys;
 
 /// What delivery is told.
@@ -71,6 +77,8 @@ pub struct DeliveryParts {
     pub sources: Arc<Sources>,
     pub connector: Connector,
     pub identities: Arc<dyn Identities>,
+    pub suppressions: Arc<dyn Suppressions>,
+    pub limits: Arc<dyn Limits>,
     pub tokens: TokenKeys,
     pub ids: Ids,
     pub settings: DeliverySettings,
@@ -83,6 +91,7 @@ pub struct Delivery {
     sources: Arc<Sources>,
     connector: Connector,
     preparer: Preparer,
+    gate: Gate,
     ids: Ids,
     settings: DeliverySettings,
     sites: Mutex<HashMap<SiteKey, Arc<Site>>>,
@@ -97,6 +106,7 @@ impl Delivery {
     pub fn new(parts: DeliveryParts, shutdown: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             preparer: Preparer::new(&parts),
+            gate: Gate::new(&parts),
             sessions: Arc::new(Semaphore::new(parts.settings.sessions_max)),
             spool: parts.spool,
             router: parts.router,

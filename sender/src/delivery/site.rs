@@ -21,6 +21,7 @@ pub(super) struct SiteKey {
 
 pub(super) struct Site {
     pub key: SiteKey,
+    provider: Option<String>,
     state: Mutex<State>,
     work: Notify,
     sessions_max: usize,
@@ -49,13 +50,18 @@ pub(super) enum Taken {
 }
 
 impl Site {
-    pub fn new(key: SiteKey, sessions_max: usize) -> Self {
-        Self { key, state: Mutex::default(), work: Notify::new(), sessions_max }
+    pub fn new(key: SiteKey, provider: Option<String>, sessions_max: usize) -> Self {
+        Self { key, provider, state: Mutex::default(), work: Notify::new(), sessions_max }
     }
 
     /// As it stands in events; `None` for the group that no host takes.
     pub fn name(&self) -> Option<String> {
         self.key.name.as_ref().map(ToString::to_string)
+    }
+
+    /// Who runs it; `None` for the group that no host takes.
+    pub fn provider(&self) -> Option<&str> {
+        self.provider.as_deref()
     }
 
     /// A lane of this site has due messages.

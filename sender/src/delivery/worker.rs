@@ -16,6 +16,7 @@ use crate::session::{
 };
 use crate::spool::work::Outcome as QueueOutcome;
 use crate::spool::{QueueEntry, SpoolError};
+use crate::suppression::Suppressed;
 
 /// What one attempt brought, however far it came.
 struct Ended<'a> {
@@ -92,6 +93,15 @@ impl Delivery {
         let now = self.ids.now();
         if now >= self.settings.schedule(entry.stream).expires_at(entry.not_before) {
             self.expire(entry, now)?;
+            return Ok(true);
+        }
+        if let Some(suppressed) = self.gate.suppressed(&entry) {
+            self.withdraw(entry, &suppressed, now)?;
+            return Ok(true);
+        }
+        // no host took this domain's mail when it was marked, so no limit was asked: with a host there is one
+        if site.key.name.is_none() && self.router.resolve(entry.recipient.domain()).await.is_ok() {
+            self.spool.release(vec![entry], now).await?;
             return Ok(true);
         }
         let prepared = self.preparer.prepare(&entry, now)?;
@@ -175,8 +185,29 @@ impl Delivery {
         entry.seq += 1;
         let mut event = entry.event(&self.ids, EventType::Expired);
         event.queue_ms = Some(now.millis_since(entry.not_before));
+        self.uncount(&entry);
         drop(self.spool.complete(entry, QueueOutcome::Terminal, &[event])?);
         Ok(())
+    }
+
+    /// A suppression came between the mark and the attempt: there is none.
+    fn withdraw(
+        &self,
+        mut entry: QueueEntry,
+        suppressed: &Suppressed,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        let event = self.gate.suppressed_event(&mut entry, suppressed, now);
+        self.uncount(&entry);
+        drop(self.spool.complete(entry, QueueOutcome::Terminal, &[event])?);
+        Ok(())
+    }
+
+    /// What was counted and is not attempted leaves room for another; the spool does the same.
+    fn uncount(&self, entry: &QueueEntry) {
+        if entry.attempts == 0 {
+            self.gate.give_back(&entry.counted);
+        }
     }
 
     /// Decides over the attempt and hands the outcome to the spool. It is durable with the next group; until

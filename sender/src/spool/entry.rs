@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::SpoolError;
 use super::key::Lane;
 use crate::address::Address;
+use crate::policy::usage::Counted;
 use crate::stream::Stream;
 use crate::submission::Content;
 use crate::suppression::{Wish, wish_of};
@@ -35,6 +36,26 @@ pub struct QueueEntry {
     pub seq: i64,
     /// What the receiver said last, for people who look at the queue.
     pub last_reply: Option<String>,
+    /// Its first attempt was counted here, and has not been made yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
+    /// An attempt of it was counted: limits have no more to say about it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_counted: bool,
+    /// Why it waits, or waited until it was put back in the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// What a message was told when it was held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// A word of [`HoldKind`](crate::policy::HoldKind).
+    pub kind: String,
+    /// In words, with numbers.
+    pub reason: String,
+    pub since: Timestamp,
+    pub quota_version: Option<u64>,
 }
 
 impl QueueEntry {

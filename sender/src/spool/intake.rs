@@ -87,13 +87,15 @@ impl Spool {
         self.writer.write(move |tables| sealed.iter().try_for_each(|event| tables.log(event)), |()| ()).await
     }
 
-    /// Forgets idempotency keys, and those of events logged once, past their time. Returns how many went.
+    /// Forgets idempotency keys, and those of events logged once, past their time; and usage that no limit asks
+    /// for any more. Returns how many keys went.
     pub async fn purge_idempotency(&self) -> Result<usize, SpoolError> {
         const PURGE_MAX: usize = 10_000;
         let now = self.ids.now();
         self.writer
             .write(
                 move |tables| {
+                    tables.purge_usage(now)?;
                     Ok(tables.purge_idempotency(now, PURGE_MAX)? + tables.purge_seen(now, PURGE_MAX)?)
                 },
                 |_| (),
@@ -123,6 +125,9 @@ impl Spool {
                 attempts: 0,
                 seq: 1,
                 last_reply: None,
+                counted: None,
+                was_counted: false,
+                held: None,
             };
             let lane = entry.lane();
             messages.push(PreparedMessage {

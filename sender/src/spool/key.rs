@@ -49,8 +49,12 @@ impl Lane {
 }
 
 /// Signed microseconds as bytes that sort like the numbers.
-fn sortable(at: Timestamp) -> [u8; 8] {
+pub(super) fn sortable(at: Timestamp) -> [u8; 8] {
     (at.0.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+pub(super) fn unsortable(bytes: [u8; 8]) -> Timestamp {
+    Timestamp((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed())
 }
 
 /// A queue key taken apart.
@@ -75,7 +79,7 @@ impl QueueKey {
                 stream: Stream::ALL.into_iter().find(|s| *s as u8 == *stream)?,
                 tenant_id: TenantId::new(std::str::from_utf8(tenant).ok()?).ok()?,
             },
-            next_attempt_at: Timestamp((u64::from_be_bytes(*at) ^ (1 << 63)).cast_signed()),
+            next_attempt_at: unsortable(*at),
             message_id: Uuid::from_slice(id).ok()?,
         })
     }

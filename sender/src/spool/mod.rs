@@ -3,11 +3,13 @@
 //!
 //! - [`key`]: the order of the queue · `entry`: what is stored, sealed · `table`: one write transaction
 //! - `writer`: group commit · [`lanes`]: which lanes are due · [`read`]: looking, also beside a server
+//! - [`held`]: mail that limits hold, and when to look at it again · `usage`: first attempts by hour
 //! - [`feedback`]: events logged once, and the suppressions that events call for
 //! - [`intake`]: accepting · [`work`]: dispatch, outcomes, operators' changes · `outbox`: the lake's side
 
 mod entry;
 pub mod feedback;
+pub mod held;
 pub mod intake;
 pub mod key;
 pub mod lanes;
@@ -15,6 +17,7 @@ mod outbox;
 pub mod read;
 mod space;
 mod table;
+mod usage;
 pub mod work;
 mod writer;
 
@@ -28,7 +31,8 @@ use sendlake_ingest::event::{Event, EventType};
 use sendlake_ingest::outbox::Outbox;
 use uuid::Uuid;
 
-pub use self::entry::{QueueEntry, Sealer};
+pub use self::entry::{Held, QueueEntry, Sealer};
+use self::held::HeldLanes;
 use self::lanes::Lanes;
 pub use self::read::SpoolReader;
 use self::space::FreeSpace;
@@ -97,6 +101,7 @@ pub struct Spool {
     reader: SpoolReader,
     writer: Writer,
     lanes: Arc<Lanes>,
+    held: Arc<HeldLanes>,
     ids: Ids,
     sealer: Arc<dyn Sealer>,
     free_space: FreeSpace,
@@ -128,10 +133,15 @@ impl Spool {
         for (lane, at) in reader.lanes()? {
             lanes.touch(&lane, at);
         }
+        let held = Arc::new(HeldLanes::default());
+        for lane in reader.held_lanes()? {
+            held.look(lane, ids.now());
+        }
         Ok(Self {
             reader,
             writer: Writer::start(db, last_lsn, on_fatal)?,
             lanes,
+            held,
             ids,
             sealer,
             free_space: FreeSpace::new(&settings.dir, settings.free_space_floor_bytes),
@@ -159,6 +169,10 @@ impl Spool {
 
     pub fn lanes(&self) -> &Lanes {
         &self.lanes
+    }
+
+    pub fn held(&self) -> &HeldLanes {
+        &self.held
     }
 
     /// Messages whose attempt was cut off when the last process ended.
@@ -241,6 +255,9 @@ fn put_back(db: &Database, sealer: &dyn Sealer, ids: &Ids) -> Result<usize, Spoo
                 entry.attempts += 1;
                 entry.seq += 1;
                 entry.next_attempt_at = now;
+                // if it was counted, it stays counted
+                entry.counted = None;
+                entry.was_counted = true;
                 let mut event = entry.event(ids, EventType::AttemptInDoubt);
                 event.attempt = Some(entry.attempts);
                 event.next_attempt_at = Some(now);

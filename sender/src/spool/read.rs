@@ -9,8 +9,9 @@ use sendlake_control::clock::Timestamp;
 use uuid::Uuid;
 
 use super::entry::{QueueEntry, Sealer, decode_content, decode_entry};
+use super::held::parse_held;
 use super::key::{Lane, QueueKey};
-use super::table::{CONTENT, IN_FLIGHT, META, OUTBOX, QUEUE};
+use super::table::{CONTENT, HELD, IN_FLIGHT, META, OUTBOX, QUEUE};
 use super::{INCARNATION, SpoolError, builder, database_error, open_database, store_path};
 use crate::submission::Content;
 
@@ -28,6 +29,7 @@ pub struct SpoolReader {
 pub struct Counts {
     pub queued: u64,
     pub in_flight: u64,
+    pub held: u64,
     /// Events that have not been trimmed after reaching the lake.
     pub outbox_rows: u64,
 }
@@ -37,11 +39,20 @@ pub struct Counts {
 pub struct Queued {
     pub entry: QueueEntry,
     pub in_flight: bool,
+    pub held: bool,
 }
 
-/// A message that is due: its key in the queue and what is stored there.
+/// Where a message lies while it is in no session's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Queue,
+    Held,
+}
+
+/// A message that is due, or held: its key and what is stored under it.
 #[derive(Clone, Debug)]
 pub struct Due {
+    pub(super) place: Place,
     pub(super) key: Vec<u8>,
     pub(super) sealed: Vec<u8>,
     pub entry: QueueEntry,
@@ -103,6 +114,7 @@ impl SpoolReader {
         Ok(Counts {
             queued: open_table(&txn, QUEUE)?.map_or(Ok(0), |t| t.len())?,
             in_flight: open_table(&txn, IN_FLIGHT)?.map_or(Ok(0), |t| t.len())?,
+            held: open_table(&txn, HELD)?.map_or(Ok(0), |t| t.len())?,
             outbox_rows: open_table(&txn, OUTBOX)?.map_or(Ok(0), |t| t.len())?,
         })
     }
@@ -146,7 +158,8 @@ impl SpoolReader {
                 return Ok((due, Some(at)));
             }
             let entry = decode_entry(self.sealer(), sealed.value())?;
-            due.push(Due { key: key.value().to_vec(), sealed: sealed.value().to_vec(), entry });
+            let (key, sealed) = (key.value().to_vec(), sealed.value().to_vec());
+            due.push(Due { place: Place::Queue, key, sealed, entry });
         }
         Ok((due, None))
     }
@@ -159,7 +172,7 @@ impl SpoolReader {
     }
 
     /// Messages that `wanted` picks by key (in-flight ones have no time of their own and are asked with their
-    /// entry's), up to `max`, in queue order.
+    /// entry's), up to `max`, in queue order, those that are held last.
     pub fn list(&self, wanted: impl Fn(&QueueKey) -> bool, max: usize) -> Result<Vec<Queued>, SpoolError> {
         let txn = self.begin()?;
         let mut found = Vec::new();
@@ -172,7 +185,7 @@ impl SpoolReader {
                     message_id: entry.message_id,
                 };
                 if found.len() < max && wanted(&key) {
-                    found.push(Queued { entry, in_flight: true });
+                    found.push(Queued { entry, in_flight: true, held: false });
                 }
             }
         }
@@ -186,7 +199,20 @@ impl SpoolReader {
                     found.push(Queued {
                         entry: decode_entry(self.sealer(), sealed.value())?,
                         in_flight: false,
+                        held: false,
                     });
+                }
+            }
+        }
+        if let Some(held) = open_table(&txn, HELD)? {
+            for row in held.iter()? {
+                if found.len() >= max {
+                    break;
+                }
+                let (key, sealed) = row?;
+                if wanted(&parse_held(key.value())?.queue_key) {
+                    let entry = decode_entry(self.sealer(), sealed.value())?;
+                    found.push(Queued { entry, in_flight: false, held: true });
                 }
             }
         }

@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 use super::SpoolError;
 use super::entry::{SealedEvent, SealedWish};
+use super::usage::usage_key;
+use crate::policy::usage::Counted;
 
 type Bytes = &'static [u8];
 
@@ -27,8 +29,11 @@ pub(super) const IDEMPOTENCY: TableDefinition<Bytes, Bytes> = TableDefinition::n
 /// (expiry, tenant, key hash) → nothing; for purging in order.
 pub(super) const IDEMPOTENCY_EXPIRY: TableDefinition<Bytes, ()> =
     TableDefinition::new("idempotency_expiry_v1");
-/// (tenant, stream, recipient domain, UTC day) → attempts started.
-pub(super) const USAGE: TableDefinition<Bytes, u64> = TableDefinition::new("usage_v1");
+/// Key of held mail → sealed entry.
+pub(super) const HELD: TableDefinition<Bytes, Bytes> = TableDefinition::new("held_v1");
+/// (hour, tenant, stream, sending domain, provider) → first attempts. `usage_v1` counted by day and recipient
+/// domain; nothing read it.
+pub(super) const USAGE: TableDefinition<Bytes, u64> = TableDefinition::new("usage_v2");
 /// Event id → sealed suppression that the event calls for, until it is in force.
 pub(super) const WISHES: TableDefinition<Bytes, Bytes> = TableDefinition::new("wishes_v1");
 /// Key of an event that is logged once → until when the key is remembered.
@@ -46,17 +51,18 @@ pub struct Tables<'txn> {
     meta: Table<'txn, &'static str, Bytes>,
     pub(super) queue: Table<'txn, Bytes, Bytes>,
     pub(super) in_flight: Table<'txn, Bytes, Bytes>,
+    pub(super) held: Table<'txn, Bytes, Bytes>,
     remaining: Table<'txn, Bytes, u64>,
     content: Table<'txn, Bytes, Bytes>,
     outbox: Table<'txn, u64, Bytes>,
     pub(super) idempotency: Table<'txn, Bytes, Bytes>,
     pub(super) idempotency_expiry: Table<'txn, Bytes, ()>,
-    usage: Table<'txn, Bytes, u64>,
+    pub(super) usage: Table<'txn, Bytes, u64>,
     pub(super) wishes: Table<'txn, Bytes, Bytes>,
     pub(super) seen: Table<'txn, Bytes, u64>,
     pub(super) seen_expiry: Table<'txn, Bytes, ()>,
     /// What this transaction adds to `usage`: many messages count under few keys.
-    used: HashMap<Vec<u8>, u64>,
+    used: HashMap<Vec<u8>, i64>,
     next_lsn: u64,
     pub(super) has_new_wishes: bool,
 }
@@ -74,6 +80,7 @@ impl<'txn> Tables<'txn> {
             meta,
             queue: txn.open_table(QUEUE)?,
             in_flight: txn.open_table(IN_FLIGHT)?,
+            held: txn.open_table(HELD)?,
             remaining: txn.open_table(REMAINING)?,
             content: txn.open_table(CONTENT)?,
             outbox: txn.open_table(OUTBOX)?,
@@ -93,7 +100,7 @@ impl<'txn> Tables<'txn> {
     pub(super) fn finish(mut self) -> Result<u64, SpoolError> {
         for (key, more) in &self.used {
             let count = self.usage.get(key.as_slice())?.map_or(0, |value| value.value());
-            self.usage.insert(key.as_slice(), count + more)?;
+            self.usage.insert(key.as_slice(), count.saturating_add_signed(*more))?;
         }
         self.meta.insert(NEXT_LSN, self.next_lsn.to_be_bytes().as_slice())?;
         Ok(self.next_lsn.saturating_sub(1))
@@ -126,8 +133,9 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
-    pub(super) fn add_usage(&mut self, key: Vec<u8>) {
-        *self.used.entry(key).or_default() += 1;
+    /// Counts one first attempt more, or (-1) one less.
+    pub(super) fn add_usage(&mut self, counted: &Counted, change: i64) {
+        *self.used.entry(usage_key(counted)).or_default() += change;
     }
 
     /// A submission has come in with its content and this many messages.

@@ -11,7 +11,7 @@ use sendlake_control::id::TenantId;
 use sendlake_ingest::outbox::Outbox;
 
 use super::intake::SendingFacts;
-use super::work::Outcome;
+use super::work::{Decided, Fate, Outcome};
 use super::*;
 use crate::address::Address;
 use crate::stream::Stream;
@@ -93,7 +93,8 @@ async fn dispatch_all(spool: &Spool, now: Timestamp) -> Vec<QueueEntry> {
     let mut taken = Vec::new();
     for lane in spool.lanes().take_due(now, 100) {
         let (due, next) = spool.reader().due(&lane, now, 100).unwrap();
-        taken.extend(spool.dispatch(due).await.unwrap());
+        let send = |due| Decided { due, fate: Fate::Send, count: None, uncount: None, event: None };
+        taken.extend(spool.dispatch(due.into_iter().map(send).collect()).await.unwrap().marked);
         if let Some(next) = next {
             spool.lanes().touch(&lane, next);
         }

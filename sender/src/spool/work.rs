@@ -7,10 +7,13 @@ use sendlake_control::clock::Timestamp;
 use sendlake_ingest::event::{Event, EventType};
 use uuid::Uuid;
 
-use super::entry::{QueueEntry, decode_entry, encode_entry, encode_event};
-use super::key::QueueKey;
-use super::read::Due;
+use super::entry::{QueueEntry, SealedEvent, decode_entry, encode_entry, encode_event};
+use super::held::{HeldLane, parse_held};
+use super::key::{Lane, QueueKey};
+use super::read::{Due, Place};
+use super::table::Tables;
 use super::{Spool, SpoolError};
+use crate::policy::usage::Counted;
 
 /// What becomes of a message after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,26 +25,28 @@ pub enum Outcome {
 }
 
 impl Spool {
-    /// Marks messages as in flight and counts their attempts, in one durable write. Only after it may a
-    /// session offer them to a receiver. Returns those that were still where they were found.
-    pub async fn dispatch(&self, due: Vec<Due>) -> Result<Vec<QueueEntry>, SpoolError> {
-        let day = self.ids.now().days();
+    /// Carries out what was decided over messages that are due or held, in one durable write: in-flight marks and
+    /// counts, holds, releases, ends, each with its event. Only after it may a session offer to a receiver what
+    /// is to be sent. Those that are no longer where they were found are left out.
+    pub async fn dispatch(&self, decided: Vec<Decided>) -> Result<Dispatched, SpoolError> {
+        let sealer = self.sealer.as_ref();
+        let changes =
+            decided.into_iter().map(|one| Change::seal(sealer, one)).collect::<Result<Vec<_>, _>>()?;
+        let lanes = Arc::clone(&self.lanes);
+        let held = Arc::clone(&self.held);
         self.writer
             .write(
                 move |tables| {
-                    let mut taken = Vec::with_capacity(due.len());
-                    for message in due {
-                        if tables.queue.remove(message.key.as_slice())?.is_none() {
-                            continue; // an operator was faster
-                        }
-                        let id = message.entry.message_id;
-                        tables.in_flight.insert(id.as_bytes().as_slice(), message.sealed.as_slice())?;
-                        tables.add_usage(usage_key(&message.entry, day));
-                        taken.push(message.entry);
+                    let mut done = Dispatched::default();
+                    for change in changes {
+                        change.make(tables, &mut done)?;
                     }
-                    Ok(taken)
+                    Ok(done)
                 },
-                |_| (),
+                move |done| {
+                    done.queued.iter().for_each(|(lane, at)| lanes.touch(lane, *at));
+                    done.held.iter().for_each(|(lane, at)| held.look(lane.clone(), *at));
+                },
             )
             .await
     }
@@ -57,6 +62,10 @@ impl Spool {
         events: &[Event],
     ) -> Result<impl Future<Output = Result<(), SpoolError>> + Send + use<>, SpoolError> {
         let sealer = self.sealer.as_ref();
+        // counted, and over without an attempt
+        let counted = entry.counted.take();
+        entry.was_counted |= counted.is_some();
+        let uncount = counted.filter(|_| entry.attempts == 0 && outcome == Outcome::Terminal);
         let back = match outcome {
             Outcome::Terminal => None,
             Outcome::Retry(at) => {
@@ -76,6 +85,9 @@ impl Spool {
                         "message {id} has an outcome but was not in flight"
                     )));
                 }
+                if let Some(counted) = &uncount {
+                    tables.add_usage(counted, -1);
+                }
                 match &back {
                     None => tables.settle(entry.submission_id)?,
                     Some((lane, at, sealed)) => {
@@ -92,7 +104,8 @@ impl Spool {
         ))
     }
 
-    /// Puts messages back that were in flight but never offered to a receiver. No event: nothing happened.
+    /// Puts messages back that were in flight but never offered to a receiver. No event: nothing happened. They
+    /// stay counted, and remember where.
     pub async fn release(&self, entries: Vec<QueueEntry>, at: Timestamp) -> Result<(), SpoolError> {
         let mut changes = Vec::with_capacity(entries.len());
         for mut entry in entries {
@@ -115,7 +128,8 @@ impl Spool {
             .map(drop)
     }
 
-    /// An operator's wish: attempt these messages now. Those in flight are left alone. Returns how many moved.
+    /// An operator's wish: attempt these messages now. Those in flight are left alone; for those held limits are
+    /// asked again. Returns how many moved.
     pub async fn retry_now(
         &self,
         wanted: impl Fn(&QueueKey) -> bool + Send + 'static,
@@ -127,12 +141,9 @@ impl Spool {
         self.writer
             .write(
                 move |tables| {
-                    let found = find(&tables.queue, &wanted, max)?;
-                    for (key, parsed) in &found {
-                        let Some(sealed) = tables.queue.remove(key.as_slice())?.map(|v| v.value().to_vec())
-                        else {
-                            continue;
-                        };
+                    let found = find(tables, &wanted, max)?;
+                    for (place, key, parsed) in &found {
+                        let Some(sealed) = tables.take(*place, key)? else { continue };
                         let mut entry = decode_entry(sealer.as_ref(), &sealed)?;
                         entry.next_attempt_at = now;
                         let key = parsed.lane.key(now, parsed.message_id);
@@ -141,7 +152,7 @@ impl Spool {
                     }
                     Ok(found)
                 },
-                move |found| found.iter().for_each(|(_, key)| lanes.touch(&key.lane, now)),
+                move |found| found.iter().for_each(|(_, _, key)| lanes.touch(&key.lane, now)),
             )
             .await
             .map(|found| found.len())
@@ -161,12 +172,9 @@ impl Spool {
         self.writer
             .write(
                 move |tables| {
-                    let found = find(&tables.queue, &wanted, max)?;
-                    for (key, _) in &found {
-                        let Some(sealed) = tables.queue.remove(key.as_slice())?.map(|v| v.value().to_vec())
-                        else {
-                            continue;
-                        };
+                    let found = find(tables, &wanted, max)?;
+                    for (place, key, _) in &found {
+                        let Some(sealed) = tables.take(*place, key)? else { continue };
                         let mut entry = decode_entry(sealer.as_ref(), &sealed)?;
                         entry.seq += 1;
                         let mut event = entry.event(&ids, EventType::Bounced);
@@ -183,35 +191,140 @@ impl Spool {
     }
 }
 
-fn find(
-    queue: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    wanted: &impl Fn(&QueueKey) -> bool,
-    max: usize,
-) -> Result<Vec<(Vec<u8>, QueueKey)>, SpoolError> {
-    let mut found = Vec::new();
-    for row in queue.iter()? {
-        let (key, _) = row?;
-        let key = key.value();
-        let parsed = QueueKey::parse(key).ok_or_else(|| SpoolError::Damaged("a queue key".into()))?;
-        if wanted(&parsed) {
-            found.push((key.to_vec(), parsed));
+/// What was decided over one message.
+pub struct Decided {
+    /// Its entry is the one to be stored: `seq` counts `event` already.
+    pub due: Due,
+    pub fate: Fate,
+    /// Its first attempt is counted here from now on.
+    pub count: Option<Counted>,
+    /// It was counted here before, and is no longer.
+    pub uncount: Option<Counted>,
+    pub event: Option<Event>,
+}
+
+/// What becomes of a message without an attempt.
+pub enum Fate {
+    /// A session gets it.
+    Send,
+    /// It goes back to the queue, at its entry's `next_attempt_at`.
+    Queue,
+    /// It waits, and is looked at again at this time.
+    Hold(HeldLane, Timestamp),
+    /// It is over.
+    End,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub struct Dispatched {
+    /// To be sent, in the order given.
+    pub marked: Vec<QueueEntry>,
+    /// Counts that did not take place: their messages were gone.
+    pub missed: Vec<Counted>,
+    queued: Vec<(Lane, Timestamp)>,
+    held: Vec<(HeldLane, Timestamp)>,
+}
+
+/// A decision with everything sealed, so that the writing thread only inserts.
+struct Change {
+    decided: Decided,
+    sealed: Vec<u8>,
+    event: Option<SealedEvent>,
+}
+
+impl Change {
+    fn seal(sealer: &dyn super::Sealer, mut decided: Decided) -> Result<Self, SpoolError> {
+        let event = decided.event.as_ref().map(|event| encode_event(sealer, event)).transpose()?;
+        // what only goes to a session is kept as it lies
+        let as_it_is = matches!(decided.fate, Fate::Send) && event.is_none();
+        let sealed = if as_it_is || matches!(decided.fate, Fate::End) {
+            std::mem::take(&mut decided.due.sealed)
+        } else {
+            encode_entry(sealer, &decided.due.entry)?
+        };
+        Ok(Self { decided, sealed, event })
+    }
+
+    fn make(self, tables: &mut Tables<'_>, done: &mut Dispatched) -> Result<(), SpoolError> {
+        let Decided { due, fate, count, uncount, .. } = self.decided;
+        let Due { place, key, entry, .. } = due;
+        if tables.take(place, &key)?.is_none() {
+            done.missed.extend(count); // an operator was faster
+            return Ok(());
+        }
+        if let Some(counted) = &count {
+            tables.add_usage(counted, 1);
+        }
+        if let Some(counted) = &uncount {
+            tables.add_usage(counted, -1);
+        }
+        if let Some(event) = &self.event {
+            tables.log(event)?;
+        }
+        match fate {
+            Fate::Send => {
+                let id = entry.message_id;
+                tables.in_flight.insert(id.as_bytes().as_slice(), self.sealed.as_slice())?;
+                done.marked.push(entry);
+            }
+            Fate::Queue => {
+                let (lane, at) = (entry.lane(), entry.next_attempt_at);
+                tables.queue.insert(lane.key(at, entry.message_id).as_slice(), self.sealed.as_slice())?;
+                if done.queued.last().is_none_or(|(last, _)| *last != lane) {
+                    done.queued.push((lane, at));
+                }
+            }
+            Fate::Hold(lane, at) => {
+                tables.held.insert(lane.key(&entry).as_slice(), self.sealed.as_slice())?;
+                if done.held.last().is_none_or(|(last, _)| *last != lane) {
+                    done.held.push((lane, at));
+                }
+            }
+            Fate::End => tables.settle(entry.submission_id)?,
+        }
+        Ok(())
+    }
+}
+
+impl Tables<'_> {
+    fn take(&mut self, place: Place, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
+        let table = match place {
+            Place::Queue => &mut self.queue,
+            Place::Held => &mut self.held,
+        };
+        Ok(table.remove(key)?.map(|sealed| sealed.value().to_vec()))
+    }
+}
+
+type Found = Vec<(Place, Vec<u8>, QueueKey)>;
+
+/// Messages that wait, in the queue and held.
+fn find(tables: &Tables<'_>, wanted: &impl Fn(&QueueKey) -> bool, max: usize) -> Result<Found, SpoolError> {
+    let mut found = Found::new();
+    for place in [Place::Queue, Place::Held] {
+        let table = match place {
+            Place::Queue => &tables.queue,
+            Place::Held => &tables.held,
+        };
+        for row in table.iter()? {
             if found.len() == max {
-                break;
+                return Ok(found);
+            }
+            let (key, _) = row?;
+            let key = key.value();
+            let parsed = match place {
+                Place::Queue => {
+                    QueueKey::parse(key).ok_or_else(|| SpoolError::Damaged("a queue key".into()))?
+                }
+                Place::Held => parse_held(key)?.queue_key,
+            };
+            if wanted(&parsed) {
+                found.push((place, key.to_vec(), parsed));
             }
         }
     }
     Ok(found)
-}
-
-/// `tenant NUL stream NUL domain NUL day`: what the counters of started attempts are kept by.
-fn usage_key(entry: &QueueEntry, day: i32) -> Vec<u8> {
-    let mut key = Vec::new();
-    for part in [entry.tenant_id.as_str(), entry.stream.as_str(), entry.recipient.domain()] {
-        key.extend_from_slice(part.as_bytes());
-        key.push(0);
-    }
-    key.extend_from_slice(&day.to_be_bytes());
-    key
 }
 
 /// A message id as operators write it.
