@@ -38,6 +38,7 @@ section! {
         sql: Sql = Sql::default(),
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
+        policy: Policy = Policy::default(),
         dkim: Dkim = Dkim::default(),
         streams: Streams = Streams::default(),
         /// Where mail leaves from.
@@ -168,6 +169,16 @@ section! {
         sessions_max: usize = 100,
         /// Longest wait for a client's next octets.
         idle_timeout_s: u32 = 60,
+    }
+}
+
+section! {
+    /// Limits: the published table `quotas`.
+    Policy {
+        /// Obey the published limits. Suppressions are obeyed in any case.
+        enforce: bool = true,
+        /// How often limits are judged and published here; 0 for never: another process does.
+        publish_interval_s: u32 = 60,
     }
 }
 

@@ -5,7 +5,8 @@
 //! - [`cli`]: the command line · [`config`]: what can be set
 //! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
 //! - [`hear`]: what comes back, as events and suppressions · [`suppressions`]: whom not to write to, in memory
-//! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
+//! - [`stores`]: opening a data folder · [`identities`], [`limits`]: sending domains and
+//!   published limits in memory · [`system`]: clock and chance
 //! - [`demo`]: `sendlake demo`, and the make-believe mailbox providers that it and the tests deliver to
 
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod hear;
 pub mod identities;
+pub mod limits;
 pub mod node;
 pub mod ports;
 mod sql_routes;

@@ -14,6 +14,7 @@ use sendlake_control::ControlStore;
 use sendlake_control::id::Ids;
 use sendlake_control::key::NewKey;
 use sendlake_ingest::outbox::Outbox;
+use sendlake_ingest::quotas::QuotasTable;
 use sendlake_ingest::table::EventsTable;
 use sendlake_ingest::writer::{LakeHandle, LakeWriter, LakeWriterSettings};
 use sendlake_query::QueryEngine;
@@ -36,6 +37,7 @@ pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_ru
 use crate::config::{self, Config, RouteTls};
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
+use crate::limits::TableLimits;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::stores;
 use crate::suppressions::ControlSuppressions;
@@ -68,6 +70,8 @@ pub struct Node {
     pub lake: Arc<EventsTable>,
     pub engine: Arc<QueryEngine>,
     pub suppressions: Arc<ControlSuppressions>,
+    pub quotas: Arc<QuotasTable>,
+    pub limits: Arc<TableLimits>,
     identities: Arc<ControlIdentities>,
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
@@ -108,6 +112,8 @@ impl Node {
         identities.refresh(&control).await?;
         let suppressions = Arc::new(ControlSuppressions::new(&control));
         suppressions.refresh(&control).await?;
+        let quotas = stores::open_quotas(&config).await?;
+        let limits = Arc::new(TableLimits::new(quotas.clone(), ids.clock.clone(), config.policy.enforce));
         let sources = Arc::new(sources(&config)?);
         let tokens = TokenKeys::new(1, control.keyring().derive("return-path token 1"));
         let hearing = Arc::new(Hearing::new(HearingParts {
@@ -126,6 +132,8 @@ impl Node {
             sources: sources.clone(),
             connector: connector(&config, &ids)?,
             identities: identities.clone(),
+            suppressions: suppressions.clone(),
+            limits: limits.clone(),
             tokens,
             ids: ids.clone(),
             settings: delivery_settings(&config),
@@ -138,6 +146,8 @@ impl Node {
             lake,
             engine,
             suppressions,
+            quotas,
+            limits,
             identities,
             sources,
             delivery_parts,
@@ -236,6 +246,7 @@ impl Node {
                     tracing::error!(%error, "delivery ended");
                 }
             });
+            tasks.spawn(self.limits.clone().run(shutdown.clone()));
             tasks.spawn(purge(self.spool.clone(), shutdown.clone()));
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
@@ -243,6 +254,7 @@ impl Node {
             http,
             inbound,
             suppressions: self.suppressions,
+            limits: self.limits,
             feedback_arrived: self.hearing.feedback_arrived.clone(),
             control: self.control,
             identities: self.identities,
@@ -267,6 +279,7 @@ pub struct Running {
     /// Where reports are taken by SMTP.
     pub inbound: Option<SocketAddr>,
     pub suppressions: Arc<ControlSuppressions>,
+    pub limits: Arc<TableLimits>,
     /// Told after each complaint and unsubscribe.
     pub feedback_arrived: Arc<tokio::sync::Notify>,
     /// The lake's writer, where this node has one.

@@ -9,6 +9,7 @@ use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::secret::{Keyring, MasterKey};
 use sendlake_ingest::event::to_batch;
 use sendlake_ingest::outbox::Outbox;
+use sendlake_ingest::quotas::QuotasTable;
 use sendlake_ingest::store::open_store;
 use sendlake_ingest::table::EventsTable;
 use sendlake_query::{EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, SourceError};
@@ -112,6 +113,12 @@ pub async fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
 pub async fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
     let store = open_store(&config.lake_place(), &config.storage.options)?;
     Ok(Arc::new(EventsTable::open(&store).await?))
+}
+
+/// Opens the lake's table of published limits; makes it where there is none.
+pub async fn open_quotas(config: &Config) -> anyhow::Result<Arc<QuotasTable>> {
+    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    Ok(Arc::new(QuotasTable::open(&store).await?))
 }
 
 /// A query engine over a data folder, beside a server or without one: the lake, and the spool's events where

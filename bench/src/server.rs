@@ -158,7 +158,7 @@ fn configuration(dir: &Path, http: SocketAddr, setup: &Setup) -> String {
          # commit to the lake every second, so that the end of a run is seen.\n\
          [storage]\ndir = {:?}\n[http]\nlisten = \"{http}\"\n\
          [limits]\nrate_per_s = 1000000\nrate_burst = 1000000\n\
-         [lake]\ncommit_interval_ms = 1000\n\
+         [lake]\ncommit_interval_ms = 1000\n[policy]\nenforce = false\n\
          [delivery]\nsessions_per_site_max = {}\n\
          [dkim]\nsign = {}\n\
          [[source]]\nname = \"default\"\nehlo = \"mail.bench.example\"\n{route}",

@@ -87,10 +87,20 @@ struct Row {
     accepted_at: String,
     next_attempt_at: String,
     last_reply: Option<String>,
+    hold_reason: Option<String>,
 }
 
-const COLUMNS: [&str; 8] =
-    ["message_id", "tenant_id", "stream", "recipient", "state", "attempts", "next_attempt_at", "last_reply"];
+const COLUMNS: [&str; 9] = [
+    "message_id",
+    "tenant_id",
+    "stream",
+    "recipient",
+    "state",
+    "attempts",
+    "next_attempt_at",
+    "last_reply",
+    "hold_reason",
+];
 
 pub(crate) async fn run(config: &Config, command: QueueCommand) -> CommandResult {
     match command {
@@ -144,11 +154,16 @@ fn rows_of(spool: &SpoolReader, selection: &QueueSelection, limit: usize) -> any
             tenant_id: queued.entry.tenant_id.to_string(),
             stream: queued.entry.stream.to_string(),
             recipient: queued.entry.recipient.to_string(),
-            state: if queued.in_flight { "in flight" } else { "waiting" },
+            state: match (queued.in_flight, queued.held) {
+                (true, _) => "in flight",
+                (_, true) => "held",
+                _ => "waiting",
+            },
             attempts: queued.entry.attempts,
             accepted_at: queued.entry.accepted_at.to_string(),
             next_attempt_at: queued.entry.next_attempt_at.to_string(),
             last_reply: queued.entry.last_reply,
+            hold_reason: queued.entry.held.filter(|_| queued.held).map(|held| held.reason),
         })
         .collect())
 }

@@ -155,6 +155,7 @@ fn demo_config(mut config: Config, settings: &Settings, routes: Vec<Route>) -> C
     config.route = routes;
     config.spool.free_space_floor_bytes = 64 << 20;
     config.lake.commit_interval_ms = 1_000;
+    config.policy.enforce = false;
     for source in &mut config.source {
         source.ehlo = "mail.example".into();
     }

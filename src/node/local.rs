@@ -118,7 +118,7 @@ async fn as_operator(mut request: Request, next: Next) -> axum::response::Respon
 async fn status(State(local): State<Local>) -> Result<Json<Value>, LocalError> {
     let counts = local.spool.reader().counts()?;
     Ok(Json(json!({
-        "queued": counts.queued, "in_flight": counts.in_flight, "outbox_rows": counts.outbox_rows,
+        "queued": counts.queued, "in_flight": counts.in_flight, "held": counts.held, "outbox_rows": counts.outbox_rows,
     })))
 }
 

@@ -42,6 +42,7 @@ impl Home {
             ("http.public_url", "\"https://mail.acme.example\""),
             ("spool.free_space_floor_bytes", "1048576"),
             ("lake.commit_interval_ms", "500"),
+            ("policy.enforce", "false"),
             ("delivery.retry_intervals_s", "[1]"),
             ("delivery.retry_intervals_transactional_s", "[1]"),
             ("delivery.retry_jitter", "0.0"),

@@ -127,8 +127,9 @@ impl QuotasTable {
         let state = table.snapshot().map_err(self.failed("read the state of"))?;
         let store = self.log_store.object_store(None);
         let mut rows = Vec::new();
-        for file in state.log_data() {
-            let read = async { store.get(&file.object_store_path()).await?.bytes().await };
+        let files: Vec<_> = state.log_data().into_iter().map(|file| file.object_store_path()).collect();
+        for file in files {
+            let read = async { store.get(&file).await?.bytes().await };
             let bytes = read.await.map_err(|error| self.failed("read a file of")(error.into()))?;
             let parts = ParquetRecordBatchReaderBuilder::try_new(bytes)
                 .and_then(|builder| builder.build())

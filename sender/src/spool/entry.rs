@@ -39,7 +39,7 @@ pub struct QueueEntry {
     /// Its first attempt was counted here, and has not been made yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<Counted>,
-    /// An attempt of it was counted: limits have no more to say about it.
+    /// An attempt of it was counted and made: limits have no more to say about it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was_counted: bool,
     /// Why it waits, or waited until it was put back in the queue.

@@ -255,9 +255,9 @@ fn put_back(db: &Database, sealer: &dyn Sealer, ids: &Ids) -> Result<usize, Spoo
                 entry.attempts += 1;
                 entry.seq += 1;
                 entry.next_attempt_at = now;
-                // if it was counted, it stays counted
+                // what was counted stays counted, and the retry counts again: the receiver may see both
                 entry.counted = None;
-                entry.was_counted = true;
+                entry.was_counted = false;
                 let mut event = entry.event(ids, EventType::AttemptInDoubt);
                 event.attempt = Some(entry.attempts);
                 event.next_attempt_at = Some(now);

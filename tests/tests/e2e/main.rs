@@ -17,6 +17,7 @@ mod disk;
 mod feedback;
 mod hostile;
 mod lake;
+mod limits;
 mod postfix;
 mod sql;
 mod start;
