@@ -401,3 +401,6 @@ fn hash(data: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

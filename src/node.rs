@@ -75,7 +75,7 @@ pub struct Node {
     identities: Arc<ControlIdentities>,
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
-    hearing: Arc<Hearing>,
+    pub hearing: Arc<Hearing>,
 }
 
 impl Node {

@@ -1,11 +1,12 @@
-//! The sender's parsers, and what must hold for whatever they let through. The modules are
-//! links to the sender's files: its whole crate would have Delta and DataFusion built with instrumentation, for half
+//! The parsers of the sender and of ingest, and what must hold for whatever they let through. The modules are
+//! links to their files: a whole crate would have Delta and DataFusion built with instrumentation, for half
 //! an hour and to no end.
 
 #![allow(dead_code, reason = "only a part of each module is driven here")]
 
 pub mod address;
 pub mod compose;
+pub mod inbound_data;
 pub mod reply;
 pub mod stream;
 pub mod submission;

@@ -8,6 +8,7 @@ use sendlake_control::id::TenantId;
 use sendlake_ingest::inbound::{InboundMail, Postmaster, Reply};
 use sendlake_ingest::report::{RecipientStatus, Report};
 use sendlake_sender::token::{Purpose, TOKEN_CHARS, TokenError};
+use sendlake_sql::rules::{Ruleset, Said};
 
 use super::claim::Claim;
 use super::report::Verdict;
@@ -151,8 +152,21 @@ fn read(_data: &[u8]) -> Report {
 }
 
 /// What the bounce rules say of a DSN's entry.
-pub(super) fn classify(_status: &RecipientStatus, _provider: Option<&str>) -> Option<Verdict> {
-    None
+pub(super) fn classify(status: &RecipientStatus, provider: Option<&str>) -> Verdict {
+    let found = Ruleset::current().classify(&Said {
+        provider,
+        smtp_command: status.smtp_command.as_deref(),
+        reply_code: status.reply_code,
+        enhanced_status: status.status.as_deref(),
+        text: &status.text,
+    });
+    Verdict {
+        category: found.category.to_string(),
+        class: found.class.to_string(),
+        reason: found.reason,
+        rule: found.rule,
+        ruleset_version: found.ruleset_version,
+    }
 }
 
 /// Addresses in the header section that may be the envelope's.

@@ -145,7 +145,7 @@ pub fn async_bounce(status: &RecipientStatus, delivery: Option<&Delivery>) -> Dr
     draft.reply_text = Some(short(&status.text)).filter(|text| !text.is_empty());
     draft.reported_by = status.reporting_mta.as_deref().map(short);
     let provider = delivery.and_then(|delivery| delivery.provider.as_deref());
-    draft.verdict = super::inbound::classify(status, provider);
+    draft.verdict = Some(super::inbound::classify(status, provider));
     if let Some(remote) = &status.remote_mta {
         draft.detail = json!({ "remote_mta": short(remote) });
     }

@@ -121,3 +121,6 @@ impl Wishes {
         event
     }
 }
+
+#[cfg(test)]
+mod tests;

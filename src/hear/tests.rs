@@ -1,0 +1,138 @@
+//! Reports about messages of a real node: attributed, dated, once; and refused by name.
+
+use sendlake_control::id::uuid_v7;
+use sendlake_ingest::report::Feedback;
+use sendlake_sender::token::Purpose;
+
+use super::*;
+use crate::config::Config;
+use crate::node::Node;
+use crate::system;
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    node: Node,
+}
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).unwrap()
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.storage.dir = dir.path().join("data");
+        let node = Node::open(config, system::ids()).await.unwrap();
+        for name in ["acme", "bolt"] {
+            node.control.create_tenant("cli", &tenant(name), name).await.unwrap();
+        }
+        Self { _dir: dir, node }
+    }
+
+    /// A message of acme that was delivered so many days ago.
+    async fn delivered(&self, days_ago: i64) -> (Uuid, Timestamp) {
+        let at = self.node.ids.now().plus_secs(-days_ago * 86_400);
+        let message_id = uuid_v7(at, self.node.ids.entropy.as_ref());
+        let delivered_at = Timestamp(at.0 + 5_000_001);
+        let events = [(EventType::Accepted, at), (EventType::Delivered, delivered_at)].map(|(kind, at)| {
+            let mut event = Event::new(self.node.ids.uuid(), kind, at, tenant("acme"));
+            event.message_id = Some(message_id.to_string());
+            event.seq = Some(1);
+            event.stream = Some("marketing".into());
+            event.campaign_id = Some("spring".into());
+            event.recipient = Some("ann@a.test".into());
+            if kind == EventType::Delivered {
+                event.provider = Some("google".into());
+                event.source_ip = Some("192.0.2.7".into());
+            }
+            event
+        });
+        self.node.spool.log(&events).await.unwrap();
+        (message_id, delivered_at)
+    }
+
+    async fn hear(&self, owner: Option<&str>, feedback_type: &str, message_id: Uuid) -> Heard {
+        let token = self.node.hearing.tokens.issue(Purpose::ReturnPath, message_id);
+        let report = Report::Feedback(Box::new(Feedback {
+            feedback_type: feedback_type.into(),
+            source_ip: Some("203.0.113.9".into()),
+            original_mail_from: Some(format!("{token}@bounces.acme.example")),
+            ..Feedback::default()
+        }));
+        let to = Addressee::Reports { owner: owner.map(tenant) };
+        self.node.hearing.hear(&to, &report, b"the report").await.unwrap()
+    }
+
+    fn events(&self, kind: EventType) -> Vec<Event> {
+        let rows = self.node.spool.reader().events(0, 1_000).unwrap();
+        rows.into_iter().map(|row| row.event).filter(|event| event.event_type == kind).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_complaint_carries_its_delivery_and_counts_once() {
+    let fixture = Fixture::new().await;
+    let (message_id, delivered_at) = fixture.delivered(9).await;
+    for outcome in ["recorded", "repeat"] {
+        let heard = fixture.hear(Some("acme"), "abuse", message_id).await;
+        assert_eq!((heard.outcome, heard.message_id), (outcome, Some(message_id)), "{heard:?}");
+    }
+    let complaints = fixture.events(EventType::Complained);
+    assert_eq!(complaints.len(), 1);
+    let complaint = &complaints[0];
+    assert_eq!((complaint.delivered_at, complaint.seq), (Some(delivered_at), None));
+    assert_eq!(complaint.campaign_id.as_deref(), Some("spring"));
+    assert_eq!(complaint.provider.as_deref(), Some("google"));
+    assert_eq!(complaint.source_ip.as_deref(), Some("192.0.2.7"), "ours goes over the report's claim");
+    assert_eq!(fixture.events(EventType::SuppressionAdded).len(), 1);
+    tokio::time::timeout(Duration::from_secs(1), fixture.node.hearing.feedback_arrived.notified())
+        .await
+        .expect("whoever judges is told");
+}
+
+#[tokio::test]
+async fn another_tenants_token_is_refused_and_an_expired_one_counts_for_nobody() {
+    let fixture = Fixture::new().await;
+    let (message_id, _) = fixture.delivered(9).await;
+    let heard = fixture.hear(Some("bolt"), "abuse", message_id).await;
+    assert!(heard.is_refused() && heard.detail.contains("another tenant's"), "{heard:?}");
+    assert_eq!(fixture.events(EventType::Complained), []);
+
+    let (old, _) = fixture.delivered(91).await;
+    let heard = fixture.hear(Some("acme"), "abuse", old).await;
+    assert_eq!((heard.outcome, heard.message_id), ("unattributed", None));
+    assert!(heard.detail.contains("expired") && heard.detail.contains("91 days"), "{heard:?}");
+    let counted = &fixture.events(EventType::Complained)[0];
+    assert_eq!((&counted.message_id, &counted.recipient), (&None, &None));
+    assert_eq!(counted.source_ip.as_deref(), Some("203.0.113.9"));
+    assert_eq!(fixture.events(EventType::SuppressionAdded), []);
+
+    let unknown = uuid_v7(fixture.node.ids.now(), fixture.node.ids.entropy.as_ref());
+    let heard = fixture.hear(None, "fraud", unknown).await;
+    assert_eq!((heard.outcome, heard.tenant_id.clone()), ("unattributed", Some(TenantId::platform())));
+    assert!(heard.detail.contains("not in the lake"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn an_unsubscribe_is_honoured_at_any_age() {
+    let fixture = Fixture::new().await;
+    let (old, _) = fixture.delivered(400).await;
+    for outcome in ["recorded", "repeat"] {
+        let heard = fixture.node.hearing.unsubscribe(old, None, "one_click", None).await.unwrap();
+        assert_eq!(heard.outcome, outcome, "{heard:?}");
+        let ann = Address::parse("ann@a.test").unwrap();
+        let found = fixture.node.suppressions.find(&tenant("acme"), Stream::Cold, &ann);
+        assert_eq!(found.map(|found| found.reason).as_deref(), Some("unsubscribe"));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_reports_about_nobody_is_put_off() {
+    let fixture = Fixture::new().await;
+    let now = fixture.node.ids.now();
+    let hearing = &fixture.node.hearing;
+    let taken = (0..3_000).filter(|_| hearing.count_unattributed(now).is_ok()).count();
+    assert_eq!(taken, UNATTRIBUTED_PER_HOUR_MAX as usize);
+    assert!(hearing.count_unattributed(now.plus_secs(3_600)).is_ok());
+}
