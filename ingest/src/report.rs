@@ -2,7 +2,36 @@
 //! are not), feedback reports (RFC 5965), automatic replies. No attribution here: who was written to is the
 //! reports' own claim.
 
+mod extract;
+mod feedback;
+mod fields;
+mod kind;
+mod mail;
+mod notice;
+mod said;
+
 use sendlake_control::clock::Timestamp;
+use sendlake_sql::rules::{Action, Classified, Ruleset, Said};
+
+use self::mail::Mail;
+
+/// Longest mail that is read as a report.
+pub const BYTES_MAX: usize = 32 << 20;
+/// Most recipients of one report. A message of ours has one; forwarding and lists make it a few.
+pub const RECIPIENTS_MAX: usize = 1_000;
+/// Longest text kept of what was said, in characters.
+pub const TEXT_CHARS_MAX: usize = 2_000;
+
+/// Why a mail is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    #[error("the report has {bytes} bytes; at most {BYTES_MAX} are read")]
+    TooLarge { bytes: usize },
+    #[error("the report speaks of more than {RECIPIENTS_MAX} recipients; none of them is believed")]
+    TooManyRecipients,
+    #[error("this is no mail: it has no header section")]
+    NotAMail,
+}
 
 /// What an inbound mail turned out to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +43,17 @@ pub enum Report {
     AutoReply,
     /// None of these: a person's reply, or spam.
     Other,
+}
+
+impl Report {
+    /// Reads a mail. Takes any bytes without panic, within the bounds above; what it says is the mail's own claim.
+    pub fn parse(message: &[u8]) -> Result<Self, ReportError> {
+        if message.len() > BYTES_MAX {
+            return Err(ReportError::TooLarge { bytes: message.len() });
+        }
+        let mail = Mail::read(message)?;
+        kind::decide(&mail)
+    }
 }
 
 /// What became of one recipient, RFC 3464, section 2.3.
@@ -34,6 +74,28 @@ pub struct RecipientStatus {
     pub reporting_mta: Option<String>,
     /// Message-ID of the returned message, without brackets.
     pub original_message_id: Option<String>,
+}
+
+impl RecipientStatus {
+    /// What it says, as the rules read it.
+    pub fn said(&self) -> Said<'_> {
+        Said {
+            provider: None,
+            smtp_command: self.smtp_command.as_deref(),
+            reply_code: self.reply_code,
+            enhanced_status: self.status.as_deref(),
+            text: &self.text,
+        }
+    }
+
+    /// What it means. A delay neither suppresses nor ends: the message is still being tried.
+    pub fn classify(&self, rules: &Ruleset) -> Classified {
+        let mut found = rules.classify(&self.said());
+        if self.action == DsnAction::Delayed {
+            found.action = Action::Retry;
+        }
+        found
+    }
 }
 
 /// RFC 3464, section 2.3.3.
@@ -84,3 +146,6 @@ pub struct OriginalFields {
     /// Addresses in `To:`.
     pub to: Vec<String>,
 }
+
+#[cfg(test)]
+mod corpus;

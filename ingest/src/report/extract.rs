@@ -1,0 +1,243 @@
+//! From what a report says, in fields or in words, to one entry per recipient.
+
+mod transcript;
+
+use super::fields::{self, Recipient};
+use super::mail::Mail;
+use super::{DsnAction, RECIPIENTS_MAX, RecipientStatus, ReportError, said};
+use transcript::Transcript;
+
+/// Entries from the fields of RFC 3464, completed by the words that stand beside them.
+pub fn from_fields(mail: &Mail, blocks: &str) -> Result<Vec<RecipientStatus>, ReportError> {
+    let status = fields::delivery_status(blocks)?;
+    let transcript = Transcript::read(&mail.words);
+    let named: Vec<&str> = status.recipients.iter().filter_map(address).collect();
+    let single = status.recipients.len() == 1;
+    let entries = status.recipients.iter().map(|recipient| {
+        let about = address(recipient).map(|address| paragraph(&mail.words, address, &named));
+        let about = about.filter(|text| said::is_informative(text));
+        let from_transcript = transcript.of(address(recipient));
+        let (text, diagnosed) =
+            words_of(recipient, about.as_deref(), from_transcript.as_ref(), &mail.words, single);
+        let text = said::from_reply(&text).to_owned();
+        let (code, quoted) = said::codes_in(&text);
+        let told = recipient.status.as_deref().and_then(sendlake_sql::rules::status_in);
+        let command = from_transcript
+            .and_then(|line| line.command)
+            .or_else(|| about.as_deref().and_then(said::command_in))
+            .or_else(|| if single { said::command_in(&mail.words) } else { None })
+            .or_else(|| recipient.diagnostic.as_ref().and_then(|(_, text)| said::command_in(text)));
+        RecipientStatus {
+            action: recipient.action.unwrap_or_default(),
+            recipient: address(recipient).map(str::to_owned),
+            status: better_status(quoted, told, diagnosed),
+            reply_code: code,
+            smtp_command: command.map(str::to_owned),
+            text,
+            remote_mta: recipient.remote_mta.clone(),
+            reporting_mta: status.reporting_mta.clone(),
+            original_message_id: mail.original.message_id.clone(),
+        }
+    });
+    Ok(entries.collect())
+}
+
+/// Entries from words alone. Empty when they name nobody and say nothing.
+pub fn from_words(mail: &Mail) -> Result<Vec<RecipientStatus>, ReportError> {
+    let transcript = Transcript::read(&mail.words);
+    let recipients = recipients_in(mail, &transcript);
+    if recipients.len() > RECIPIENTS_MAX {
+        return Err(ReportError::TooManyRecipients);
+    }
+    let named: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let mut entries: Vec<RecipientStatus> = Vec::new();
+    for address in &named {
+        let line = transcript.of(Some(address));
+        let about = paragraph(&mail.words, address, &named);
+        let usable = said::is_informative(&about) && !mail.is_from_a_list();
+        let about = if usable { about } else { mail.words.clone() };
+        let line = line.filter(|line| said::is_informative(&line.text));
+        let command = line.as_ref().and_then(|line| line.command).or_else(|| said::command_in(&about));
+        let text = line.map_or(about, |line| line.text);
+        entries.push(entry(mail, Some((*address).to_owned()), said::from_reply(&text), command));
+    }
+    if entries.is_empty() && said::is_informative(&mail.words) {
+        let line = transcript.of(None);
+        let command = line.as_ref().and_then(|line| line.command).or_else(|| said::command_in(&mail.words));
+        let text = line.map(|line| line.text).filter(|text| said::is_informative(text));
+        let recipient = mail.original.to.first().cloned();
+        entries.push(entry(mail, recipient, text.as_deref().unwrap_or(&mail.words), command));
+    }
+    Ok(entries)
+}
+
+fn entry(mail: &Mail, recipient: Option<String>, text: &str, command: Option<&str>) -> RecipientStatus {
+    let text = said::tidy(text);
+    let (reply_code, status) = said::codes_in(&text);
+    RecipientStatus {
+        action: if is_delay(mail) { DsnAction::Delayed } else { DsnAction::Failed },
+        recipient,
+        status,
+        reply_code,
+        smtp_command: command.map(str::to_owned),
+        text,
+        remote_mta: None,
+        reporting_mta: None,
+        original_message_id: mail.original.message_id.clone(),
+    }
+}
+
+/// Whether the words say that the message is still being tried.
+fn is_delay(mail: &Mail) -> bool {
+    let subject = mail.subject.to_lowercase();
+    let words = mail.words.to_lowercase();
+    ["delay", "warning", "still being retried"].iter().any(|word| subject.contains(word))
+        || [
+            "warning message only",
+            "only a temporary failure",
+            "will be retried",
+            "has been delayed",
+            "will keep trying",
+        ]
+        .iter()
+        .any(|phrase| words.contains(phrase))
+}
+
+fn address(recipient: &Recipient) -> Option<&str> {
+    [&recipient.final_recipient, &recipient.original_recipient]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .find(|address| !address.is_empty())
+}
+
+/// What was said about a recipient, and whether it is the report's own diagnosis.
+fn words_of(
+    recipient: &Recipient,
+    about: Option<&str>,
+    line: Option<&transcript::Line>,
+    words: &str,
+    single: bool,
+) -> (String, bool) {
+    let diagnosis = recipient.diagnostic.as_ref().map(|(_, text)| said::tidy(text));
+    let diagnosis = diagnosis.filter(|text| said::is_informative(text));
+    let line = line.map(|line| said::tidy(&line.text)).filter(|text| said::is_informative(text));
+    if let Some(diagnosis) = diagnosis {
+        // sendmail tells the first line of a reply only; its transcript has them all
+        return match line.filter(|line| line.len() > diagnosis.len() && line.starts_with(&diagnosis)) {
+            Some(line) => (line, true),
+            None => (diagnosis, true),
+        };
+    }
+    if let Some(line) = line {
+        return (line, true);
+    }
+    if let Some(about) = about {
+        return (said::tidy(about), false);
+    }
+    let comment = recipient.status.as_deref().and_then(|status| status.split_once('('));
+    if let Some((_, comment)) = comment.filter(|(_, comment)| said::is_informative(comment)) {
+        return (said::tidy(comment.trim_end_matches(')')), false);
+    }
+    (if single { said::tidy(words) } else { String::new() }, false)
+}
+
+/// The status that a remote server gave counts more than what the reporting one made of it, unless it says nothing.
+fn better_status(quoted: Option<String>, told: Option<String>, diagnosed: bool) -> Option<String> {
+    let empty = |status: &String| status.ends_with(".0.0");
+    match (quoted, told) {
+        (Some(quoted), Some(told)) if empty(&quoted) || (!diagnosed && !empty(&told)) => Some(told),
+        (Some(quoted), _) => Some(quoted),
+        (None, told) => told,
+    }
+}
+
+/// Whom the words speak of.
+fn recipients_in(mail: &Mail, transcript: &Transcript) -> Vec<String> {
+    if !mail.failed_recipients.is_empty() {
+        return mail.failed_recipients.clone();
+    }
+    let own = |address: &str| {
+        mail.to.iter().any(|to| to.eq_ignore_ascii_case(address))
+            || mail.from.split(' ').next().is_some_and(|from| from.eq_ignore_ascii_case(address))
+    };
+    let mut at_front: Vec<String> = Vec::new();
+    let mut elsewhere: Vec<String> = Vec::new();
+    for line in mail.words.lines() {
+        let addresses = said::addresses_in(line);
+        let Some(first) = addresses.first() else { continue };
+        let list = if begins_with(line, first) { &mut at_front } else { &mut elsewhere };
+        for address in addresses.iter().take(if begins_with(line, first) { 1 } else { usize::MAX }) {
+            if !own(address) && !list.iter().any(|known| known.eq_ignore_ascii_case(address)) {
+                list.push(address.clone());
+            }
+        }
+    }
+    let told = transcript.recipients();
+    if !told.is_empty() {
+        return told;
+    }
+    if !at_front.is_empty() {
+        return at_front;
+    }
+    let helpers = ["postmaster@", "support@", "abuse@", "help@", "helpdesk@", "mailer-daemon@", "admin@"];
+    let person = elsewhere
+        .iter()
+        .find(|address| !helpers.iter().any(|helper| address.to_lowercase().starts_with(helper)));
+    person.or(elsewhere.first()).cloned().into_iter().collect()
+}
+
+/// Whether a line opens with that address, bare or dressed as lists of recipients have it.
+fn begins_with(line: &str, address: &str) -> bool {
+    let before = line.split(address).next().unwrap_or_default().trim().to_lowercase();
+    let before = before.trim_matches(['<', '"', '\'', '*', '-', '>', ' ', '#', '(', '\t']);
+    matches!(
+        before,
+        "" | "recipient:" | "recipient address:" | "addressed to:" | "failed recipient:" | "address:"
+    )
+}
+
+/// The part of the words that speaks of one of `named`: from the line that names it to the end of its paragraph, or
+/// of the next one where its own says nothing; where it stands amid a sentence, to the end of the words.
+fn paragraph(words: &str, address: &str, named: &[&str]) -> String {
+    let lower = address.to_lowercase();
+    let others: Vec<String> =
+        named.iter().map(|other| other.to_lowercase()).filter(|other| *other != lower).take(50).collect();
+    let mut lines = words.lines().skip_while(|line| !line.to_lowercase().contains(&lower));
+    let Some(first) = lines.next() else { return String::new() };
+    let at_front = begins_with(first, address) || begins_with(&first.to_lowercase(), &lower);
+    let mut about = first.to_owned();
+    for line in lines {
+        if others.iter().any(|other| line.to_lowercase().contains(other)) {
+            break;
+        }
+        if at_front && line.trim().is_empty() && said::is_informative(&about) {
+            break;
+        }
+        about.push('\n');
+        about.push_str(line);
+    }
+    without_routine(&about)
+}
+
+/// What a server says in every report, whatever happened.
+fn without_routine(text: &str) -> String {
+    const ROUTINE: [&str; 6] = [
+        "i'm not going to try again; this message has been in the queue too long.",
+        "i've given up. sorry it didn't work out.",
+        "giving up on ",
+        "please note that this is only a temporary failure report.",
+        "this is a permanent error",
+        "no further delivery attempts will be made",
+    ];
+    let kept: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            let line = line.trim().to_lowercase();
+            !ROUTINE.iter().any(|routine| line.starts_with(routine))
+        })
+        .collect();
+    let kept = kept.join("\n");
+    // where there is nothing else, the routine is what happened
+    if said::is_informative(&kept) { kept } else { text.to_owned() }
+}
