@@ -346,7 +346,7 @@ impl Hearing {
         let tenant_id = to.owner().cloned().unwrap_or_else(TenantId::platform);
         self.count_unattributed(self.ids.now())?;
         let event = draft.about_nobody(tenant_id.clone(), why, &self.ids);
-        let key = format!("unattributed/{}/{}", event_type.as_str(), hash(data));
+        let key = format!("unattributed/{}/{tenant_id}/{}", event_type.as_str(), hash(data));
         let is_new = self.log_once(key, event).await?;
         Ok(Heard {
             outcome: if is_new { "unattributed" } else { "repeat" },

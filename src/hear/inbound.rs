@@ -78,9 +78,13 @@ impl Hearing {
         let data: Arc<[u8]> = data.into();
         let text = Arc::clone(&data);
         // a parser at work on megabytes must not keep the server's threads from everything else
-        let report = tokio::task::spawn_blocking(move || read(&text))
+        let report = tokio::task::spawn_blocking(move || Report::parse(&text))
             .await
             .map_err(|error| Unavailable(error.to_string()))?;
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => return Ok(vec![Heard::refused(error.to_string())]),
+        };
         let mut heard = Vec::with_capacity(addressees.len());
         for addressee in addressees {
             heard.push(self.hear(addressee, &report, &data).await?);
@@ -145,10 +149,6 @@ fn answer(heard: &[Heard]) -> Reply {
         }
         _ => Reply::new(250, "2.0.0 recorded"),
     }
-}
-
-fn read(_data: &[u8]) -> Report {
-    Report::Other
 }
 
 /// What the bounce rules say of a DSN's entry.
