@@ -64,6 +64,13 @@ impl HoldKind {
     }
 }
 
+impl HoldKind {
+    /// It says something of the sending domain, not of the table that speaks of it.
+    pub fn is_of_identity(self) -> bool {
+        matches!(self, Self::Quota | Self::Warmup | Self::ComplaintPacing | Self::Paused)
+    }
+}
+
 impl fmt::Display for HoldKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -33,6 +33,13 @@ pub(super) struct Gate {
     book: Mutex<Book>,
 }
 
+/// A held message goes on waiting.
+pub(super) struct Stay {
+    pub until: Timestamp,
+    /// Why, when it was told something else.
+    pub news: Option<Hold>,
+}
+
 /// The limits in force for this batch, and what they have let out.
 #[derive(Default)]
 struct Book {
@@ -137,8 +144,8 @@ impl Gate {
         }
     }
 
-    /// Decides over a message that is held. `Err` when it has to stay, and until when.
-    pub fn judge_held(&self, mut due: Due, lane: &HeldLane, now: Timestamp) -> Result<Decided, Timestamp> {
+    /// Decides over a message that is held. `Err` when it has to stay.
+    pub fn judge_held(&self, mut due: Due, lane: &HeldLane, now: Timestamp) -> Result<Decided, Box<Stay>> {
         if let Some(suppressed) = self.suppressed(&due.entry) {
             return Ok(self.end_suppressed(due, &suppressed, now));
         }
@@ -151,7 +158,13 @@ impl Gate {
         let first_attempt = !lane.retries;
         if let Verdict::Held(hold) = decide(&lane.scope, first_attempt, None, limits, ledger.counters(), now)
         {
-            return Err(hold.until.unwrap_or(expires_at).min(expires_at));
+            // that the table is stale or missing besides is no news for who waits for something else
+            let told = due.entry.held.as_ref().map(|held| held.kind.as_str());
+            let is_news = hold.kind.is_of_identity() && told != Some(hold.kind.as_str());
+            return Err(Box::new(Stay {
+                until: hold.until.unwrap_or(expires_at).min(expires_at),
+                news: is_news.then_some(hold),
+            }));
         }
         let count = first_attempt.then(|| ledger.count(&lane.scope, limits, now));
         let version = limits.version;
@@ -161,6 +174,12 @@ impl Gate {
         entry.next_attempt_at = now;
         let event = entry.held.take().map(|held| self.released(entry, &held, version, &lane.scope, now));
         Ok(Decided { due, fate: Fate::Queue, count, uncount: None, event })
+    }
+
+    /// Tells a held message why it waits now, if it was told another reason.
+    pub fn tell(&self, due: Due, lane: &HeldLane, hold: &Hold, now: Timestamp) -> Option<Decided> {
+        let told = due.entry.held.as_ref().map(|held| held.kind.as_str());
+        (told != Some(hold.kind.as_str())).then(|| self.hold(due, lane.scope.clone(), hold, None, now))
     }
 
     /// Counts that did not take place after all.
@@ -209,7 +228,7 @@ impl Gate {
         let entry = &mut due.entry;
         let known = entry.held.as_ref().filter(|held| held.kind == hold.kind.as_str());
         let is_new = known.is_none();
-        let since = known.map_or(now, |held| held.since);
+        let since = entry.held.as_ref().map_or(now, |held| held.since);
         let reason = hold.reason(&scope);
         entry.held = Some(Held {
             kind: hold.kind.as_str().into(),

@@ -36,14 +36,23 @@ impl Delivery {
             let mut found = if max == 0 { Vec::new() } else { self.spool.reader().held(&lane, 1)? };
             match found.pop().map(|first| self.gate.judge_held(first, &lane, now)) {
                 None => {}
-                Some(Err(until)) => look_at = Some(until),
+                Some(Err(stay)) => {
+                    look_at = Some(stay.until);
+                    if let Some(hold) = &stay.news {
+                        let untold = self.spool.next_to_tell(&lane, hold.kind, max)?;
+                        decided.extend(
+                            untold.into_iter().filter_map(|due| self.gate.tell(due, &lane, hold, now)),
+                        );
+                        look_at = Some(now); // until the oldest was told, too
+                    }
+                }
                 Some(Ok(first)) => {
                     decided.push(first);
                     for due in self.spool.reader().held(&lane, max)?.into_iter().skip(1) {
                         match self.gate.judge_held(due, &lane, now) {
                             Ok(one) => decided.push(one),
-                            Err(until) => {
-                                look_at = Some(until);
+                            Err(stay) => {
+                                look_at = Some(stay.until);
                                 break;
                             }
                         }

@@ -8,11 +8,12 @@ use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use uuid::Uuid;
 
-use super::SpoolError;
 use super::entry::{QueueEntry, decode_entry};
 use super::key::{Lane, QueueKey, sortable, unsortable};
 use super::read::{Due, Place, SpoolReader, open_table};
 use super::table::HELD;
+use super::{Spool, SpoolError};
+use crate::policy::HoldKind;
 use crate::policy::usage::Scope;
 use crate::stream::Stream;
 
@@ -139,6 +140,26 @@ impl SpoolReader {
     }
 }
 
+impl Spool {
+    /// Messages of a lane that may have been told another reason than this one, the newest first, in portions;
+    /// nothing when all were looked through.
+    pub fn next_to_tell(&self, lane: &HeldLane, kind: HoldKind, max: usize) -> Result<Vec<Due>, SpoolError> {
+        let cursor = self.held.told(lane, kind);
+        let Some(held) = open_table(&self.reader.begin()?, HELD)? else { return Ok(Vec::new()) };
+        let (start, end) = lane.range();
+        let end = cursor.unwrap_or(end);
+        let mut found = Vec::new();
+        for row in held.range(start.as_slice()..end.as_slice())?.rev().take(max) {
+            let (key, sealed) = row?;
+            let entry = decode_entry(self.sealer.as_ref(), sealed.value())?;
+            let (key, sealed) = (key.value().to_vec(), sealed.value().to_vec());
+            found.push(Due { place: Place::Held, key, sealed, entry });
+        }
+        self.held.set_told(lane, kind, found.last().map(|due| due.key.clone()));
+        Ok(found)
+    }
+}
+
 /// Which lanes hold mail, and when each is to be looked at again. In memory: rebuilt from keys at start.
 #[derive(Default)]
 pub struct HeldLanes(Mutex<Inner>);
@@ -147,6 +168,8 @@ pub struct HeldLanes(Mutex<Inner>);
 struct Inner {
     due: BTreeSet<(Timestamp, HeldLane)>,
     at: HashMap<HeldLane, Timestamp>,
+    /// How far the messages of a lane were told a new reason: from this key on.
+    told: HashMap<HeldLane, (HoldKind, Vec<u8>)>,
 }
 
 impl HeldLanes {
@@ -165,7 +188,7 @@ impl HeldLanes {
     /// Look at every lane at this time, or earlier: limits have changed.
     pub fn look_at_all(&self, at: Timestamp) {
         let mut inner = self.0.lock();
-        let Inner { due, at: times } = &mut *inner;
+        let Inner { due, at: times, .. } = &mut *inner;
         due.clear();
         for (lane, time) in times.iter_mut() {
             *time = at.min(*time);
@@ -191,6 +214,18 @@ impl HeldLanes {
 
     pub fn next_look(&self) -> Option<Timestamp> {
         self.0.lock().due.first().map(|(at, _)| *at)
+    }
+
+    fn told(&self, lane: &HeldLane, kind: HoldKind) -> Option<Vec<u8>> {
+        self.0.lock().told.get(lane).filter(|(told, _)| *told == kind).map(|(_, key)| key.clone())
+    }
+
+    fn set_told(&self, lane: &HeldLane, kind: HoldKind, from: Option<Vec<u8>>) {
+        let mut inner = self.0.lock();
+        match from {
+            Some(key) => drop(inner.told.insert(lane.clone(), (kind, key))),
+            None => drop(inner.told.remove(lane)),
+        }
     }
 }
 

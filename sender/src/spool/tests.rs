@@ -10,10 +10,14 @@ use sendlake_control::clock::{ManualClock, SeededEntropy, Timestamp};
 use sendlake_control::id::TenantId;
 use sendlake_ingest::outbox::Outbox;
 
+use super::held::HeldLane;
 use super::intake::SendingFacts;
+use super::read::Due;
 use super::work::{Decided, Fate, Outcome};
 use super::*;
 use crate::address::Address;
+use crate::policy::HoldKind;
+use crate::policy::usage::{Counted, Scope, hour_of};
 use crate::stream::Stream;
 use crate::submission::{Accepted, Content, Idempotency, NewMessage, Submission};
 
@@ -336,4 +340,94 @@ proptest! {
             assert_eq!(spool.reader().counts().unwrap().queued, 0);
         });
     }
+}
+
+fn held_lane(provider: &str) -> HeldLane {
+    let scope = Scope {
+        tenant_id: TenantId::new("acme").unwrap(),
+        stream: Stream::Marketing,
+        sending_domain: "acme.test".into(),
+        provider: provider.into(),
+    };
+    HeldLane { scope, retries: false }
+}
+
+/// Holds everything that is due.
+async fn hold_all(spool: &Spool, ids: &Ids) {
+    let now = ids.now();
+    for lane in spool.lanes().take_due(now, 100) {
+        let (due, _) = spool.reader().due(&lane, now, 100).unwrap();
+        let hold = |mut due: Due| {
+            due.entry.seq += 1;
+            due.entry.held =
+                Some(Held { kind: "quota".into(), reason: "a test".into(), since: now, quota_version: None });
+            let event = Some(due.entry.event(ids, EventType::Held));
+            let fate = Fate::Hold(held_lane("google"), now.plus_secs(60));
+            Decided { due, fate, count: None, uncount: None, event }
+        };
+        spool.dispatch(due.into_iter().map(hold).collect()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn held_mail_waits_across_a_restart_and_is_let_go_oldest_first() {
+    let fixture = Fixture::new();
+    let spool = fixture.open();
+    for to in ["a@x.test", "b@y.test", "c@x.test"] {
+        spool.accept(fixture.submission(&[to], None), &SendingFacts::default()).await.unwrap();
+        fixture.clock.advance_millis(1_000);
+    }
+    hold_all(&spool, &fixture.ids).await;
+    assert!(spool.held().next_look().is_some());
+    drop(spool);
+
+    let spool = fixture.open();
+    let counts = spool.reader().counts().unwrap();
+    assert_eq!((counts.queued, counts.held, counts.in_flight), (0, 3, 0));
+    assert_eq!(spool.held().take_due(fixture.ids.now(), 9), [held_lane("google")], "looked at after a start");
+    let held = spool.reader().held(&held_lane("google"), 2).unwrap();
+    let to: Vec<_> = held.iter().map(|due| due.entry.recipient.to_string()).collect();
+    assert_eq!(to, ["a@x.test", "b@y.test"]);
+
+    let now = fixture.ids.now();
+    let counted = Counted { scope: held_lane("google").scope, hour: hour_of(now) };
+    let let_go = |mut due: Due| {
+        due.entry.next_attempt_at = now;
+        due.entry.counted = Some(counted.clone());
+        Decided { due, fate: Fate::Queue, count: Some(counted.clone()), uncount: None, event: None }
+    };
+    spool.dispatch(held.into_iter().map(let_go).collect()).await.unwrap();
+    assert_eq!(spool.reader().usage(now).unwrap(), [(counted.clone(), 2)]);
+    let listed = spool.reader().list(|_| true, 9).unwrap();
+    assert_eq!(listed.iter().filter(|queued| queued.held).count(), 1);
+
+    // one is offered, one ends without an attempt: that one's count is given back
+    let mut sent = dispatch_all(&spool, now).await;
+    finish(&spool, sent.remove(0), &fixture.ids, EventType::Delivered, Outcome::Terminal).await;
+    spool.complete(sent.remove(0), Outcome::Terminal, &[]).unwrap().await.unwrap();
+    assert_eq!(spool.reader().usage(now).unwrap(), [(counted, 1)]);
+    fixture.clock.advance_millis(49 * 3_600_000);
+    spool.purge_idempotency().await.unwrap();
+    assert_eq!(spool.reader().usage(Timestamp(0)).unwrap(), []);
+}
+
+#[tokio::test]
+async fn operators_reach_held_mail_and_new_reasons_are_told_in_portions() {
+    let fixture = Fixture::new();
+    let spool = fixture.open();
+    spool
+        .accept(fixture.submission(&["a@x.test", "b@y.test", "c@z.test"], None), &SendingFacts::default())
+        .await
+        .unwrap();
+    hold_all(&spool, &fixture.ids).await;
+    let (lane, kind) = (held_lane("google"), HoldKind::Paused);
+    let portions: Vec<usize> = (0..3).map(|_| spool.next_to_tell(&lane, kind, 2).unwrap().len()).collect();
+    assert_eq!(portions, [2, 1, 0]);
+    assert_eq!(spool.next_to_tell(&lane, kind, 9).unwrap().len(), 3, "from the start again");
+
+    assert_eq!(spool.retry_now(|key| key.lane.recipient_domain == "x.test", 9).await.unwrap(), 1);
+    assert_eq!(spool.bounce(|key| key.lane.recipient_domain == "y.test", 9, "a test").await.unwrap(), 1);
+    let counts = spool.reader().counts().unwrap();
+    assert_eq!((counts.queued, counts.held), (1, 1));
+    assert_eq!(dispatch_all(&spool, fixture.ids.now()).await.len(), 1);
 }

@@ -66,10 +66,10 @@ async fn a_quota_of_500_lets_out_500_through_two_kills_and_a_restart() {
     let sink = sink(Duration::from_millis(4));
     let taken = || sink.stats().accepted;
     let home = home(&sink);
+    publish(&home, Some(500), 86_400).await; // in force from the first message on
     let mut server = home.start().await;
     let key = home.tenant("acme", "acme.example");
     server.http.ready(&key, "acme.example").await;
-    publish(&home, Some(500), 86_400).await;
     send(&server.http, &key, "marketing", numbered(0..1_000)).await;
     send(&server.http, &key, "marketing", numbered(1_000..1_200)).await;
     for at in [120, 330] {
@@ -138,13 +138,24 @@ async fn without_good_limits_marketing_waits_and_transactional_flows() {
         bulk
     };
     let missing = pair(0, "missing limits: no limits have been published yet").await;
+    publish(&home, Some(0), 600).await;
+    until("the reason to change", PATIENCE, async || {
+        let history = server.http.history(&key, &missing).await;
+        let reasons = crate::events(&history, "policy_id").last().cloned().cloned();
+        (reasons == Some(json!("warmup"))).then_some(())
+    })
+    .await;
     publish(&home, None, 2).await;
     let history = server.http.outcome(&key, &missing, "delivered").await;
     let kinds = crate::events(&history, "event_type");
-    assert_eq!(kinds, ["accepted", "held", "released", "delivered"]);
+    assert_eq!(
+        kinds,
+        ["accepted", "held", "held", "released", "delivered"],
+        "told again only as the reason changed"
+    );
 
     tokio::time::sleep(Duration::from_millis(2_500)).await;
-    let stale = pair(10, "stale limits: version 1 was good until").await;
+    let stale = pair(10, "stale limits: version 2 was good until").await;
     let shown = home.ok(&["queue", "show", &stale, "--format", "json"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown[0]["state"], "held");
@@ -174,7 +185,7 @@ async fn of_1000_held_messages_to_someone_who_unsubscribed_none_leaves() {
     let message = message_with("bob@sink.test", json!({"stream": "marketing"}));
     for _ in 0..2 {
         let batch = json!({"messages": vec![&message; 500]}).to_string();
-        let answer = server.http.post("/v1/messages/batch", &key, batch).await;
+        let answer = server.http.post("/v1/messages/batch", &key, &[], batch).await;
         assert!(answer.status < 300, "{}", answer.text());
     }
     let held = "SELECT count(*) AS n FROM events WHERE event_type = 'held'";
