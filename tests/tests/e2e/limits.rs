@@ -203,3 +203,32 @@ async fn of_1000_held_messages_to_someone_who_unsubscribed_none_leaves() {
     assert_eq!(home.ok(&["queue", "ls", "--format", "json"]).trim(), "[]");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_too_long_expires_and_says_why_it_waited() {
+    let sink = sink(Duration::ZERO);
+    let home = home(&sink).set("delivery.lifetime_s", 2);
+    publish(&home, Some(1), 86_400).await;
+    let server = home.start().await;
+    let key = home.tenant("acme", "acme.example");
+    server.http.ready(&key, "acme.example").await;
+    let sent = send(&server.http, &key, "marketing", numbered(0..3)).await;
+    until("two to expire", PATIENCE, async || {
+        let expired = "SELECT count(*) AS n FROM outcomes WHERE outcome = 'expired'";
+        (home.count(expired) == 2).then_some(())
+    })
+    .await;
+    let mut histories = Vec::new();
+    for id in &sent {
+        histories.push(server.http.history(&key, id).await);
+    }
+    let expired = histories.iter().find(|history| history["outcome"] == "expired").unwrap();
+    assert_eq!(crate::events(expired, "event_type"), ["accepted", "held", "expired"]);
+    let why = expired["events"][2]["hold_reason"].as_str().unwrap();
+    assert!(
+        why.starts_with("held until its lifetime was over: warming: acme.example has used 1 of 1"),
+        "{why}"
+    );
+    assert_eq!(sink.stats().accepted, 1);
+    server.stop().await;
+}
