@@ -153,13 +153,7 @@ fn answer(heard: &[Heard]) -> Reply {
 
 /// What the bounce rules say of a DSN's entry.
 pub(super) fn classify(status: &RecipientStatus, provider: Option<&str>) -> Verdict {
-    let found = Ruleset::current().classify(&Said {
-        provider,
-        smtp_command: status.smtp_command.as_deref(),
-        reply_code: status.reply_code,
-        enhanced_status: status.status.as_deref(),
-        text: &status.text,
-    });
+    let found = Ruleset::current().classify(&Said { provider, ..status.said() });
     Verdict {
         category: found.category.to_string(),
         class: found.class.to_string(),
