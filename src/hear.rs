@@ -176,11 +176,9 @@ impl Hearing {
     /// Deals with one mail for one addressee.
     pub async fn hear(&self, to: &Addressee, report: &Report, data: &[u8]) -> Result<Heard, Unavailable> {
         match (to, report) {
-            (Addressee::Unsubscribe { message_id, owner }, Report::AutoReply | Report::Other) => {
+            // whatever it says: nothing but a wish to leave is sent to that address
+            (Addressee::Unsubscribe { message_id, owner }, _) => {
                 self.unsubscribe(*message_id, Some(owner), "mailto", None).await
-            }
-            (Addressee::Unsubscribe { .. }, _) => {
-                Ok(Heard::ignored("a report at an unsubscribe address asks for nothing"))
             }
             (_, Report::Dsn(statuses)) => {
                 let Some(status) = report::first_failure(statuses) else {

@@ -81,13 +81,15 @@ impl Hearing {
         let report = tokio::task::spawn_blocking(move || Report::parse(&text))
             .await
             .map_err(|error| Unavailable(error.to_string()))?;
-        let report = match report {
-            Ok(report) => report,
-            Err(error) => return Ok(vec![Heard::refused(error.to_string())]),
-        };
         let mut heard = Vec::with_capacity(addressees.len());
         for addressee in addressees {
-            heard.push(self.hear(addressee, &report, &data).await?);
+            heard.push(match (&report, addressee) {
+                (Ok(report), _) => self.hear(addressee, report, &data).await?,
+                (Err(_), Addressee::Unsubscribe { .. }) => {
+                    self.hear(addressee, &Report::Other, &data).await?
+                }
+                (Err(unread), _) => Heard::refused(unread.to_string()),
+            });
         }
         Ok(heard)
     }

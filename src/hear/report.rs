@@ -152,10 +152,12 @@ pub fn async_bounce(status: &RecipientStatus, delivery: Option<&Delivery>) -> Dr
     draft
 }
 
-/// A complaint (abuse or fraud), or a recipient's word that it was none; `None` for other reports.
+/// A complaint (abuse or fraud), a wish to leave, or a recipient's word that it was no spam; `None` for others.
 pub fn feedback(feedback: &Feedback) -> Option<Draft> {
     let mut draft = match feedback.feedback_type.as_str() {
         "abuse" | "fraud" => Draft::new(EventType::Complained),
+        // some loops pass on who pressed their provider's button to leave
+        "opt-out" | "opt-out-list" => Draft::new(EventType::Unsubscribed),
         // takes back a filter's verdict: somebody read the mail and wants it
         "not-spam" => Draft::new(EventType::Replied),
         _ => return None,
@@ -218,6 +220,7 @@ mod tests {
             ("abuse", Some(EventType::Complained)),
             ("fraud", Some(EventType::Complained)),
             ("not-spam", Some(EventType::Replied)),
+            ("opt-out", Some(EventType::Unsubscribed)),
             ("auth-failure", None),
             ("virus", None),
             ("other", None),
