@@ -47,6 +47,11 @@ impl Timestamp {
         i32::try_from(self.0.div_euclid(86_400 * Self::SECOND)).unwrap_or(i32::MAX)
     }
 
+    /// Reads RFC 3339, to the microsecond.
+    pub fn parse(text: &str) -> Option<Self> {
+        chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| Self(at.timestamp_micros()))
+    }
+
     /// The same instant for `chrono`, or the epoch when out of its range.
     pub fn to_chrono(self) -> chrono::DateTime<chrono::Utc> {
         chrono::DateTime::from_timestamp_micros(self.0).unwrap_or_default()

@@ -35,6 +35,8 @@ pub struct Domain {
     /// SubjectPublicKeyInfo in DER, base64: the `p=` of the DKIM record.
     pub dkim_public_key: String,
     pub created_at: Timestamp,
+    /// Since when it counts as warm: it has sent in volume before, elsewhere, and needs no warm-up.
+    pub warm_at: Option<Timestamp>,
 }
 
 /// What may be chosen for a new domain.
@@ -44,12 +46,14 @@ pub struct DomainOptions {
     pub bounce_domain: Option<String>,
     /// `s<date>-<random>` when not given.
     pub selector: Option<String>,
+    /// It has sent in volume before, elsewhere.
+    pub warm: bool,
 }
 
-type Row = (String, String, String, String, String, i64);
+type Row = (String, String, String, String, String, i64, Option<i64>);
 
 const COLUMNS: &str =
-    "SELECT tenant_id, domain, selector, bounce_domain, dkim_public_key, created_at FROM domains";
+    "SELECT tenant_id, domain, selector, bounce_domain, dkim_public_key, created_at, warm_at FROM domains";
 
 impl ControlStore {
     /// Gives a domain to a tenant, with a fresh RSA-2048 DKIM key (RFC 8301: at least 1024, better 2048).
@@ -65,6 +69,7 @@ impl ControlStore {
     ) -> Result<Domain, ControlError> {
         let doing = "add the domain";
         let domain = dns::sending_domain(domain)?;
+        let now = self.ids.now();
         let domain = Domain {
             tenant_id: tenant.clone(),
             selector: options
@@ -72,7 +77,8 @@ impl ControlStore {
                 .map_or_else(|| Ok(fresh_selector(&self.ids)), |given| dns::selector(&given))?,
             bounce_domain: dns::bounce_domain(&domain, options.bounce_domain.as_deref())?,
             dkim_public_key: String::new(),
-            created_at: self.ids.now(),
+            created_at: now,
+            warm_at: options.warm.then_some(now),
             domain,
         };
         self.ensure_data_key(tenant).await?;
@@ -83,7 +89,7 @@ impl ControlStore {
         let mut transaction = self.begin(doing).await?;
         tenant::require(self, &mut transaction, tenant).await?;
         self.require_free(&mut transaction, tenant, &domain.domain).await?;
-        sqlx::query("INSERT INTO domains (domain, tenant_id, selector, bounce_domain, dkim_public_key, dkim_private_key, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+        sqlx::query("INSERT INTO domains (domain, tenant_id, selector, bounce_domain, dkim_public_key, dkim_private_key, created_at, warm_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
             .bind(&domain.domain)
             .bind(tenant.as_str())
             .bind(&domain.selector)
@@ -91,6 +97,7 @@ impl ControlStore {
             .bind(&domain.dkim_public_key)
             .bind(sealed)
             .bind(domain.created_at.0)
+            .bind(domain.warm_at.map(|at| at.0))
             .execute(&mut *transaction)
             .await
             .map_err(self.failed(doing))?;
@@ -99,11 +106,36 @@ impl ControlStore {
             tenant,
             action: "domain_added",
             subject: &domain.domain,
-            detail: json!({ "selector": domain.selector, "bounce_domain": domain.bounce_domain }),
+            detail: json!({
+                "selector": domain.selector, "bounce_domain": domain.bounce_domain, "warm": options.warm,
+            }),
         };
         audit::record(&mut transaction, domain.created_at, change).await.map_err(self.failed(doing))?;
         transaction.commit().await.map_err(self.failed(doing))?;
         Ok(domain)
+    }
+
+    /// Says that a domain has sent in volume before, elsewhere: it needs no warm-up. Saying it again changes nothing.
+    pub async fn warm_domain(&self, actor: &str, domain: &str) -> Result<(), ControlError> {
+        let doing = "mark the domain as warm";
+        let missing = || ControlError::NoSuchDomain { domain: domain.to_owned() };
+        let name = parse_domain(domain).map_err(|_| missing())?;
+        let now = self.ids.now();
+        let mut transaction = self.begin(doing).await?;
+        let row: Option<(String,)> = sqlx::query_as(
+            "UPDATE domains SET warm_at = COALESCE(warm_at, $1) WHERE domain = $2 RETURNING tenant_id",
+        )
+        .bind(now.0)
+        .bind(&name)
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(self.failed(doing))?;
+        let (tenant_id,) = row.ok_or_else(missing)?;
+        let tenant = TenantId::new(&tenant_id).map_err(|error| unreadable(&name, error.to_string()))?;
+        let change =
+            Change { actor, tenant: &tenant, action: "domain_warmed", subject: &name, detail: json!({}) };
+        audit::record(&mut transaction, now, change).await.map_err(self.failed(doing))?;
+        transaction.commit().await.map_err(self.failed(doing))
     }
 
     /// Fails when the domain, or one above or below it, is taken.
@@ -223,7 +255,7 @@ fn place(domain: &str, selector: &str) -> Vec<u8> {
 }
 
 fn read(
-    (tenant_id, domain, selector, bounce_domain, dkim_public_key, created_at): Row,
+    (tenant_id, domain, selector, bounce_domain, dkim_public_key, created_at, warm_at): Row,
 ) -> Result<Domain, ControlError> {
     Ok(Domain {
         tenant_id: TenantId::new(&tenant_id).map_err(|error| unreadable(&domain, error.to_string()))?,
@@ -232,6 +264,7 @@ fn read(
         bounce_domain,
         dkim_public_key,
         created_at: Timestamp(created_at),
+        warm_at: warm_at.map(Timestamp),
     })
 }
 

@@ -55,6 +55,20 @@ async fn a_new_domain_is_listed_under_its_tenant_with_its_defaults() {
 }
 
 #[tokio::test]
+async fn a_warm_domain_says_since_when_and_keeps_it() {
+    let (_dir, store) = store_with_tenants().await;
+    let options = DomainOptions { warm: true, ..DomainOptions::default() };
+    let warm = store.add_domain("cli", &acme(), "example.com", options).await.unwrap();
+    assert_eq!(warm.warm_at, Some(warm.created_at));
+    store.warm_domain("cli", "Example.com").await.unwrap();
+    assert_eq!(store.domain("example.com").await.unwrap(), Some(warm));
+    assert_eq!(add(&store, &acme(), "new.example").await.unwrap().warm_at, None);
+    store.warm_domain("cli", "new.example").await.unwrap();
+    assert!(store.domain("new.example").await.unwrap().unwrap().warm_at.is_some());
+    assert!(store.warm_domain("cli", "nobody.example").await.unwrap_err().is_missing());
+}
+
+#[tokio::test]
 async fn no_domain_nor_one_above_or_below_it_goes_to_a_second_tenant() {
     let (_dir, store) = store_with_tenants().await;
     add(&store, &acme(), "mail.example.com").await.unwrap();
@@ -89,6 +103,7 @@ async fn bounce_domain_and_selector_are_checked() {
     let with = |bounce_domain: Option<&str>, selector: Option<&str>| DomainOptions {
         bounce_domain: bounce_domain.map(str::to_owned),
         selector: selector.map(str::to_owned),
+        warm: false,
     };
     for bounce in ["example.com", "bounces.example.net", "bouncesexample.com", "x"] {
         let error =
@@ -114,6 +129,7 @@ async fn records_to_publish() {
         bounce_domain: "bounces.example.com".into(),
         dkim_public_key: "k".repeat(392),
         created_at: Timestamp(0),
+        warm_at: None,
     };
     let outbound = Outbound {
         mail_host: "mx.lake.example.".into(),
