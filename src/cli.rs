@@ -4,6 +4,8 @@ mod control;
 mod ingest;
 mod message;
 mod queue;
+mod quota;
+mod review;
 mod rows;
 mod run;
 mod send;
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_control::key::Scope;
 use sendlake_sender::stream::Stream;
@@ -51,7 +54,7 @@ enum Command {
     Serve(run::ServeArgs),
     /// Send thousands of messages to four make-believe mailbox providers over real SMTP, and show what came of it.
     Demo(run::DemoArgs),
-    /// Ask the lake, in SQL. Tables: events, attempts, outcomes, message_history.
+    /// Ask the lake, in SQL. Tables: events, outcomes, bounces, complaint_baseline, quotas, … (SHOW TABLES lists them).
     Sql(sql::SqlArgs),
     /// Send one message: RFC 5322 text from a file or standard input.
     Send(send::SendArgs),
@@ -65,6 +68,12 @@ enum Command {
     Suppression(suppression::SuppressionCommand),
     /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each.
     Ingest(ingest::IngestArgs),
+    /// The limits that the sender obeys: which there are, and why.
+    #[command(subcommand)]
+    Quota(quota::QuotaCommand),
+    /// Reviews: what complaints have cut, and what is decided about it.
+    #[command(subcommand)]
+    Review(review::ReviewCommand),
     /// Tenants: who sends.
     #[command(subcommand)]
     Tenant(control::TenantCommand),
@@ -204,6 +213,8 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Queue(command) => queue::run(&config, command).await,
         Command::Suppression(command) => suppression::run(&config, command).await,
         Command::Ingest(args) => ingest::run(&config, args).await,
+        Command::Quota(command) => quota::run(&config, command).await,
+        Command::Review(command) => review::run(&config, command).await,
         Command::Tenant(command) => control::tenant(&config, command).await,
         Command::Key(command) => control::key(&config, command).await,
         Command::Domain(command) => control::domain(&config, command).await,
@@ -251,6 +262,11 @@ fn tenant_id(text: &str) -> Result<TenantId, String> {
 
 fn stream(text: &str) -> Result<Stream, String> {
     text.parse().map_err(|error: sendlake_sender::stream::InvalidStream| error.to_string())
+}
+
+/// An instant as an argument.
+fn instant(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "an instant looks like 2026-11-22T09:30:00Z".to_owned())
 }
 
 fn scope(text: &str) -> Result<Scope, String> {

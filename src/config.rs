@@ -38,8 +38,8 @@ section! {
         sql: Sql = Sql::default(),
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
-        policy: Policy = Policy::default(),
         dkim: Dkim = Dkim::default(),
+        policy: Policy = Policy::default(),
         streams: Streams = Streams::default(),
         /// Where mail leaves from.
         source: Vec<Source> = vec![Source::default()],

@@ -5,8 +5,8 @@
 //! - [`cli`]: the command line · [`config`]: what can be set
 //! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
 //! - [`hear`]: what comes back, as events and suppressions · [`suppressions`]: whom not to write to, in memory
-//! - [`stores`]: opening a data folder · [`identities`], [`limits`]: sending domains and
-//!   published limits in memory · [`system`]: clock and chance
+//! - [`publisher`]: from judging to sending, the published limits · [`limits`]: those limits in memory
+//! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
 //! - [`demo`]: `sendlake demo`, and the make-believe mailbox providers that it and the tests deliver to
 
 pub mod cli;
@@ -17,6 +17,7 @@ pub mod identities;
 pub mod limits;
 pub mod node;
 pub mod ports;
+pub mod publisher;
 mod sql_routes;
 pub mod stores;
 pub mod suppressions;

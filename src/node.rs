@@ -1,6 +1,7 @@
 //! One node: its stores opened, its parts wired together, and the tasks that run while it serves.
 
 mod feedback;
+mod judging;
 mod local;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,7 @@ use sendlake_control::id::Ids;
 use sendlake_control::key::NewKey;
 use sendlake_ingest::outbox::Outbox;
 use sendlake_ingest::quotas::QuotasTable;
+use sendlake_ingest::store::open_store;
 use sendlake_ingest::table::EventsTable;
 use sendlake_ingest::writer::{LakeHandle, LakeWriter, LakeWriterSettings};
 use sendlake_query::QueryEngine;
@@ -33,12 +35,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
+pub use self::judging::ReviewDecision;
 pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
 use crate::config::{self, Config, RouteTls};
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
 use crate::limits::TableLimits;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
+use crate::publisher::{Publication, Publisher};
 use crate::stores;
 use crate::suppressions::ControlSuppressions;
 
@@ -70,8 +74,10 @@ pub struct Node {
     pub lake: Arc<EventsTable>,
     pub engine: Arc<QueryEngine>,
     pub suppressions: Arc<ControlSuppressions>,
+    /// The limits that the sender obeys.
     pub quotas: Arc<QuotasTable>,
     pub limits: Arc<TableLimits>,
+    pub publisher: Arc<Publisher>,
     identities: Arc<ControlIdentities>,
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
@@ -107,13 +113,24 @@ impl Node {
         };
         let spool = Arc::new(spool);
         let outbox: Arc<dyn Outbox> = spool.clone();
-        let engine = Arc::new(stores::open_engine(&config, lake.clone(), Some(outbox))?);
+        let store = open_store(&config.lake_place(), &config.storage.options)?;
+        let surroundings =
+            stores::NodeSurroundings { control: control.clone(), lake: store, ids: ids.clone() };
+        let engine = Arc::new(stores::open_engine(&config, lake.clone(), Some(outbox), surroundings)?);
         let identities = Arc::new(ControlIdentities::new(config.dkim.sign, &config.dkim.platform_domain));
         identities.refresh(&control).await?;
         let suppressions = Arc::new(ControlSuppressions::new(&control));
         suppressions.refresh(&control).await?;
         let quotas = stores::open_quotas(&config).await?;
         let limits = Arc::new(TableLimits::new(quotas.clone(), ids.clock.clone(), config.policy.enforce));
+        let publisher = Arc::new(Publisher::new(
+            engine.clone(),
+            quotas.clone(),
+            limits.clone(),
+            spool.clone(),
+            ids.clone(),
+            Duration::from_secs(config.policy.publish_interval_s.into()),
+        ));
         let sources = Arc::new(sources(&config)?);
         let tokens = TokenKeys::new(1, control.keyring().derive("return-path token 1"));
         let hearing = Arc::new(Hearing::new(HearingParts {
@@ -148,6 +165,7 @@ impl Node {
             suppressions,
             quotas,
             limits,
+            publisher,
             identities,
             sources,
             delivery_parts,
@@ -192,7 +210,9 @@ impl Node {
     /// What commands on this host may ask, without a key: whoever can open the data folder is its operator.
     pub fn local_routes(&self) -> HttpRouter {
         let feedback = feedback::routes(self.hearing.clone());
-        local::routes(self.api(), self.spool.clone(), self.identities.clone(), self.control.clone(), feedback)
+        let judging = judging::routes(self.publisher.clone(), self.identities.clone(), self.control.clone());
+        let more = feedback.merge(judging);
+        local::routes(self.api(), self.spool.clone(), self.control.clone(), more)
     }
 
     /// Starts everything that `roles` name, and returns when it all listens.
@@ -248,6 +268,7 @@ impl Node {
             });
             tasks.spawn(self.limits.clone().run(shutdown.clone()));
             tasks.spawn(purge(self.spool.clone(), shutdown.clone()));
+            tasks.spawn(self.publisher.clone().run(self.hearing.feedback_arrived.clone(), shutdown.clone()));
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
         Ok(Running {
@@ -260,6 +281,7 @@ impl Node {
             identities: self.identities,
             spool: self.spool,
             engine: self.engine,
+            publisher: self.publisher,
             lake,
             shutdown,
             tasks,
@@ -282,6 +304,7 @@ pub struct Running {
     pub limits: Arc<TableLimits>,
     /// Told after each complaint and unsubscribe.
     pub feedback_arrived: Arc<tokio::sync::Notify>,
+    pub publisher: Arc<Publisher>,
     /// The lake's writer, where this node has one.
     pub lake: Option<LakeHandle>,
     identities: Arc<ControlIdentities>,
@@ -300,7 +323,14 @@ impl Running {
 
     /// Takes note of sending domains that were added just now.
     pub async fn refresh(&self) -> anyhow::Result<()> {
-        self.identities.refresh(&self.control).await
+        self.identities.refresh(&self.control).await?;
+        self.publisher.wake.notify_one();
+        Ok(())
+    }
+
+    /// Judges now, and publishes what follows.
+    pub async fn publish_quotas(&self) -> anyhow::Result<Publication> {
+        self.publisher.publish().await
     }
 
     /// Stops in order: no new mail, messages in hand finished, events into the lake. What does not reach the

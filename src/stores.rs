@@ -5,14 +5,18 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use sendlake_control::ControlStore;
+use sendlake_control::clock::Timestamp;
+use sendlake_control::domain::Domain;
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::secret::{Keyring, MasterKey};
 use sendlake_ingest::event::to_batch;
 use sendlake_ingest::outbox::Outbox;
-use sendlake_ingest::quotas::QuotasTable;
-use sendlake_ingest::store::open_store;
-use sendlake_ingest::table::EventsTable;
-use sendlake_query::{EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, SourceError};
+use sendlake_ingest::quotas::{PublishedQuotas, QuotasTable};
+use sendlake_ingest::store::{LakeStore, open_store};
+use sendlake_ingest::table::{EventsTable, LakeError};
+use sendlake_query::{
+    DomainRow, EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, SourceError, Surroundings,
+};
 use sendlake_sender::spool::{Sealer, SpoolReader, SpoolSettings};
 
 use crate::config::Config;
@@ -124,7 +128,7 @@ pub async fn open_quotas(config: &Config) -> anyhow::Result<Arc<QuotasTable>> {
 /// A query engine over a data folder, beside a server or without one: the lake, and the spool's events where
 /// this folder has a spool.
 pub async fn open_reading(config: &Config, ids: &Ids) -> anyhow::Result<(QueryEngine, Option<SpoolReader>)> {
-    let control = read_control(config, ids).await?;
+    let control = Arc::new(read_control(config, ids).await?);
     let sealer = sealer(&control);
     let spool = if config.spool_dir().exists() {
         Some(SpoolReader::open(&config.spool_dir(), sealer, &config.node.id)?)
@@ -139,7 +143,8 @@ pub async fn open_reading(config: &Config, ids: &Ids) -> anyhow::Result<(QueryEn
             config.lake_place()
         )
     })?;
-    let engine = open_engine(config, Arc::new(lake), outbox)?;
+    let surroundings = NodeSurroundings { control, lake: store, ids: ids.clone() };
+    let engine = open_engine(config, Arc::new(lake), outbox, surroundings)?;
     Ok((engine, spool))
 }
 
@@ -148,6 +153,7 @@ pub fn open_engine(
     config: &Config,
     table: Arc<EventsTable>,
     outbox: Option<Arc<dyn Outbox>>,
+    surroundings: NodeSurroundings,
 ) -> anyhow::Result<QueryEngine> {
     let limits = EngineLimits {
         query: QueryLimits {
@@ -158,7 +164,40 @@ pub fn open_engine(
         concurrent_queries: config.sql.concurrent_max,
         ..EngineLimits::default()
     };
-    Ok(QueryEngine::new(Arc::new(LakeSource { table, outbox }), limits)?)
+    Ok(QueryEngine::new(Arc::new(LakeSource { table, outbox }), Arc::new(surroundings), limits)?)
+}
+
+/// What queries read besides events: the clock, sending domains, the published limits.
+pub struct NodeSurroundings {
+    pub control: Arc<ControlStore>,
+    pub lake: LakeStore,
+    pub ids: Ids,
+}
+
+#[async_trait]
+impl Surroundings for NodeSurroundings {
+    fn now(&self) -> Timestamp {
+        self.ids.now()
+    }
+
+    async fn domains(&self) -> Result<Vec<DomainRow>, SourceError> {
+        let domains = self.control.domains(None).await.map_err(|error| SourceError(error.to_string()))?;
+        let row = |domain: Domain| DomainRow {
+            tenant_id: domain.tenant_id,
+            domain: domain.domain,
+            created_at: domain.created_at,
+            warm_at: domain.warm_at,
+        };
+        Ok(domains.into_iter().map(row).collect())
+    }
+
+    async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError> {
+        let failed = |error: LakeError| SourceError(error.to_string());
+        match QuotasTable::open_existing(&self.lake).await.map_err(failed)? {
+            Some(table) => table.load().await.map_err(failed),
+            None => Ok(None),
+        }
+    }
 }
 
 /// What queries read: the lake's table at one version, and the spool's events past it.

@@ -23,15 +23,17 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
+use sendlake_control::clock::Timestamp;
 use sendlake_sql::{VIEWS, View};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::QueryError;
 use crate::limits::{EngineLimits, QueryLimits};
 use crate::pause::{Stop, stoppable};
+use crate::relations::{self, Relations};
 use crate::scope::Scope;
-use crate::source::EventSource;
+use crate::source::{EventSource, SourceError, Surroundings};
 use crate::statement;
 use crate::table::EventsTable;
 
@@ -61,6 +63,16 @@ impl QueryOutput {
     }
 }
 
+/// At which instants a query judges, and how far back it has to look.
+#[derive(Clone, Debug, Default)]
+pub struct Instants {
+    /// The rows of `as_of`; empty for one row, the clock's.
+    pub as_of: Vec<Timestamp>,
+    /// Events of earlier days (days since the epoch) are not read: for whoever knows that the statement asks for
+    /// none, as that spares it the files of years.
+    pub since_day: Option<i32>,
+}
+
 /// Answers SQL over `events` and the views. One per process; cheap to share behind an [`Arc`].
 pub struct QueryEngine {
     inner: Arc<Inner>,
@@ -71,6 +83,7 @@ pub struct QueryEngine {
 
 struct Inner {
     source: Arc<dyn EventSource>,
+    surroundings: Arc<dyn Surroundings>,
     /// Functions and settings, the same for every session.
     base: SessionState,
 }
@@ -89,7 +102,11 @@ impl Drop for Threads {
 
 impl QueryEngine {
     /// Starts the query threads. Fails when the system gives no threads.
-    pub fn new(source: Arc<dyn EventSource>, limits: EngineLimits) -> Result<Self, QueryError> {
+    pub fn new(
+        source: Arc<dyn EventSource>,
+        surroundings: Arc<dyn Surroundings>,
+        limits: EngineLimits,
+    ) -> Result<Self, QueryError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(limits.threads.max(1))
             .thread_name("sendlake-query")
@@ -100,7 +117,7 @@ impl QueryEngine {
         let base = base_state(&limits)
             .map_err(|error| QueryError::Internal(format!("the query engine does not start: {error}")))?;
         Ok(Self {
-            inner: Arc::new(Inner { source, base }),
+            inner: Arc::new(Inner { source, surroundings, base }),
             limits,
             running: Arc::new(Semaphore::new(limits.concurrent_queries)),
             threads: Threads(Some(runtime)),
@@ -121,6 +138,17 @@ impl QueryEngine {
         sql: &str,
         limits: QueryLimits,
     ) -> Result<QueryOutput, QueryError> {
+        self.query_as_of(scope, sql, limits, &[]).await
+    }
+
+    /// The same, judged at `as_of` instead of now; several instants give the rows of each.
+    pub async fn query_as_of(
+        &self,
+        scope: &Scope,
+        sql: &str,
+        limits: QueryLimits,
+        as_of: &[Timestamp],
+    ) -> Result<QueryOutput, QueryError> {
         let limits = limits.at_most(self.limits.query);
         let too_many = || QueryError::TooManyQueries { limit: self.limits.concurrent_queries };
         let permit = Arc::clone(&self.running).try_acquire_owned().map_err(|_| too_many())?;
@@ -128,6 +156,29 @@ impl QueryEngine {
         if sql.len() > statement::SQL_BYTES_MAX {
             return Err(QueryError::TooLong { bytes: sql.len(), limit_bytes: statement::SQL_BYTES_MAX });
         }
+        let instants = Instants { as_of: as_of.to_vec(), since_day: None };
+        self.run_within(scope, sql, limits, instants, Some(permit)).await
+    }
+
+    /// Runs a statement of the installation's own over every tenant's rows. It takes no place among the concurrent
+    /// queries, and `limits` are all that bounds it: callers see to it that few run at once.
+    pub async fn judge(
+        &self,
+        sql: &str,
+        limits: QueryLimits,
+        instants: Instants,
+    ) -> Result<QueryOutput, QueryError> {
+        self.run_within(&Scope::AllTenants, sql, limits, instants, None).await
+    }
+
+    async fn run_within(
+        &self,
+        scope: &Scope,
+        sql: &str,
+        limits: QueryLimits,
+        instants: Instants,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<QueryOutput, QueryError> {
         let Some(runtime) = &self.threads.0 else {
             return Err(QueryError::Internal("the query threads have ended".to_owned()));
         };
@@ -135,7 +186,7 @@ impl QueryEngine {
         let stop = Stop::default();
         let stopped = stop.clone();
         let task = runtime.spawn(async move {
-            let output = inner.run(&work_scope, &sql, limits, &stopped).await;
+            let output = inner.run(&work_scope, &sql, limits, &instants, &stopped).await;
             drop(permit);
             output
         });
@@ -151,8 +202,8 @@ impl QueryEngine {
     /// themselves (Postgres wire, Flight). It is bound to the tenant, but checks no statement: call
     /// [`SQLOptions`] and [`QueryEngine::check`] on what comes from outside.
     pub async fn session(&self, scope: &Scope) -> Result<SessionContext, QueryError> {
-        let every_view = VIEWS.iter().collect::<Vec<_>>();
-        let (session, _) = self.inner.session(scope, &every_view, self.limits.query).await?;
+        let (session, _) =
+            self.inner.session(scope, &Reads::everything(), self.limits.query, &Instants::default()).await?;
         Ok(session)
     }
 
@@ -181,13 +232,14 @@ impl Inner {
         scope: &Scope,
         sql: &str,
         limits: QueryLimits,
+        instants: &Instants,
         stop: &Stop,
     ) -> Result<QueryOutput, QueryError> {
         let began = Instant::now();
         let failed = |error: DataFusionError| QueryError::from_datafusion(&error, scope, limits.memory_bytes);
         let statement = statement::parse(sql, scope)?;
-        let views = views_of(&self.base, &statement).map_err(failed)?;
-        let (session, version) = self.session(scope, &views, limits).await?;
+        let reads = Reads::of(&self.base, &statement).map_err(failed)?;
+        let (session, version) = self.session(scope, &reads, limits, instants).await?;
         let state = session.state();
         let plan = state.statement_to_plan(statement).await.map_err(failed)?;
         read_only().verify_plan(&plan).map_err(failed)?;
@@ -202,15 +254,15 @@ impl Inner {
     async fn session(
         &self,
         scope: &Scope,
-        views: &[&View],
+        reads: &Reads,
         limits: QueryLimits,
+        instants: &Instants,
     ) -> Result<(SessionContext, Option<i64>), QueryError> {
         let failed = |error: DataFusionError| QueryError::from_datafusion(&error, scope, limits.memory_bytes);
-        let snapshot = self
-            .source
-            .snapshot()
-            .await
-            .map_err(|error| QueryError::source_failed(error.to_string(), scope))?;
+        let source_failed = |error: SourceError| QueryError::source_failed(error.to_string(), scope);
+        let relations = Relations::read(self.surroundings.as_ref(), &instants.as_of, reads.relations.clone());
+        let relations = relations.await.map_err(source_failed)?;
+        let snapshot = self.source.snapshot().await.map_err(source_failed)?;
         let version = snapshot.version;
         let environment = RuntimeEnv {
             memory_pool: Arc::new(GreedyMemoryPool::new(limits.memory_bytes)),
@@ -221,9 +273,12 @@ impl Inner {
             .with_runtime_env(Arc::new(environment))
             .build();
         let session = SessionContext::new_with_state(state);
-        let events = EventsTable::new(snapshot, scope.clone());
+        let events = EventsTable::new(snapshot, scope.clone(), instants.since_day);
         session.register_table("events", Arc::new(events)).map_err(failed)?;
-        for view in views {
+        for (name, table) in relations.tables(scope).map_err(failed)? {
+            session.register_table(name, Arc::new(table)).map_err(failed)?;
+        }
+        for view in &reads.views {
             let plan = session.state().create_logical_plan(view.sql).await.map_err(failed)?;
             let table = ViewTable::new(plan, Some(view.sql.to_owned()));
             session.register_table(view.name, Arc::new(table)).map_err(failed)?;
@@ -266,28 +321,40 @@ fn read_only() -> SQLOptions {
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
-/// The views that `statement` reads, and those that they read, in dependency order. Planning the others
-/// would cost more than most queries do.
-fn views_of(state: &SessionState, statement: &Statement) -> Result<Vec<&'static View>, DataFusionError> {
-    let asks_for_schema = !matches!(statement, Statement::Statement(statement)
-        if matches!(statement.as_ref(), datafusion::sql::sqlparser::ast::Statement::Query(_)));
-    let references = state.resolve_table_references(statement)?;
-    if asks_for_schema || references.iter().any(|table| table.schema() == Some("information_schema")) {
-        return Ok(VIEWS.iter().collect());
+/// What a statement reads besides `events`. Planning all the views would cost more than most queries do.
+struct Reads {
+    /// In dependency order.
+    views: Vec<&'static View>,
+    relations: HashSet<&'static str>,
+}
+
+impl Reads {
+    fn everything() -> Self {
+        Self { views: VIEWS.iter().collect(), relations: relations::NAMES.iter().copied().collect() }
     }
-    let mut wanted: HashSet<String> = references.iter().map(|table| table.table().to_owned()).collect();
-    let mut views = Vec::new();
-    let dialect = state.config_options().sql_parser.dialect;
-    for view in VIEWS.iter().rev().filter(|_| !wanted.is_empty()).collect::<Vec<_>>() {
-        if wanted.contains(view.name) {
-            views.push(view);
-            let statement = state.sql_to_statement(view.sql, &dialect)?;
-            let references = state.resolve_table_references(&statement)?;
-            wanted.extend(references.iter().map(|table| table.table().to_owned()));
+
+    fn of(state: &SessionState, statement: &Statement) -> Result<Self, DataFusionError> {
+        let asks_for_schema = !matches!(statement, Statement::Statement(statement)
+            if matches!(statement.as_ref(), datafusion::sql::sqlparser::ast::Statement::Query(_)));
+        let references = state.resolve_table_references(statement)?;
+        if asks_for_schema || references.iter().any(|table| table.schema() == Some("information_schema")) {
+            return Ok(Self::everything());
         }
+        let mut wanted: HashSet<String> = references.iter().map(|table| table.table().to_owned()).collect();
+        let mut views = Vec::new();
+        let dialect = state.config_options().sql_parser.dialect;
+        for view in VIEWS.iter().rev().filter(|_| !wanted.is_empty()).collect::<Vec<_>>() {
+            if wanted.contains(view.name) {
+                views.push(view);
+                let statement = state.sql_to_statement(view.sql, &dialect)?;
+                let references = state.resolve_table_references(&statement)?;
+                wanted.extend(references.iter().map(|table| table.table().to_owned()));
+            }
+        }
+        views.reverse();
+        let relations = relations::NAMES.iter().copied().filter(|name| wanted.contains(*name)).collect();
+        Ok(Self { views, relations })
     }
-    views.reverse();
-    Ok(views)
 }
 
 /// Takes rows up to the limit, and one look further to know whether there are more.

@@ -15,6 +15,8 @@ use axum::routing::post;
 use axum::{Extension, Router};
 
 pub use self::problem::{FieldError, Problem, problem_pages};
+use sendlake_control::clock::Timestamp;
+
 use crate::engine::QueryEngine;
 use crate::output::{self, Format};
 use crate::scope::Scope;
@@ -41,6 +43,10 @@ pub struct SqlRequest {
     /// Goes before the Accept header. `table` is for terminals.
     #[serde(default)]
     pub format: Option<Format>,
+    /// Judge as of this instant (RFC 3339) instead of now.
+    #[serde(default)]
+    #[schema(example = "2026-11-22T09:30:00Z")]
+    pub as_of: Option<String>,
 }
 
 /// The JSON answer of `POST /v1/sql`.
@@ -133,7 +139,14 @@ async fn answer(
         None => accepted(headers).ok_or_else(Problem::not_acceptable)?,
     };
     let limits = engine.limits().query;
-    let output = engine.query(&caller.scope, &request.sql, limits).await?;
+    let as_of =
+        match &request.as_of {
+            Some(text) => vec![Timestamp::parse(text).ok_or_else(|| {
+                Problem::field("/as_of", "as_of is an instant like \"2026-11-22T09:30:00Z\"")
+            })?],
+            None => vec![],
+        };
+    let output = engine.query_as_of(&caller.scope, &request.sql, limits, &as_of).await?;
     let bytes = output::to_bytes(&output, format)?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
@@ -153,12 +166,15 @@ fn parse(body: &[u8]) -> Result<SqlRequest, Problem> {
     let Some(fields) = value.as_object() else {
         return Err(Problem::field("", "the body is an object: {\"sql\": \"SELECT …\"}"));
     };
-    if let Some(unknown) = fields.keys().find(|key| !matches!(key.as_str(), "sql" | "format")) {
+    if let Some(unknown) = fields.keys().find(|key| !matches!(key.as_str(), "sql" | "format" | "as_of")) {
         let pointer = format!("/{}", unknown.replace('~', "~0").replace('/', "~1"));
-        return Err(Problem::field(&pointer, "there is no such field: sql and format are"));
+        return Err(Problem::field(&pointer, "there is no such field: sql, format and as_of are"));
     }
     if !fields.get("sql").is_some_and(serde_json::Value::is_string) {
         return Err(Problem::field("/sql", "sql is a text and has to be there"));
+    }
+    if fields.get("as_of").is_some_and(|as_of| !as_of.is_string() && !as_of.is_null()) {
+        return Err(Problem::field("/as_of", "as_of is an instant like \"2026-11-22T09:30:00Z\""));
     }
     serde_json::from_value(value)
         .map_err(|_| Problem::field("/format", "format is \"json\", \"csv\", \"arrow\" or \"table\""))

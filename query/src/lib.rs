@@ -5,9 +5,10 @@
 //! - [`limits`]: what a query may cost
 //! - [`output`]: a result as a table, JSON, CSV or an Arrow stream
 //! - [`http`]: `POST /v1/sql`
+//! - [`publish`]: the view `quotas` as rows of the published table
 //!
 //! What is asked
-//! - [`source`]: the narrow trait that the lake and the outbox stand behind
+//! - [`source`]: the narrow traits that the lake, the outbox, domains and published limits stand behind
 //! - [`scope`]: whose rows a query sees
 //!
 //! The trust boundary between tenants is `scan`: every scan of `events` ends in its plan node, which nothing
@@ -22,19 +23,25 @@ pub mod http;
 pub mod limits;
 pub mod output;
 mod pause;
+pub mod publish;
+mod relations;
 mod scan;
 pub mod scope;
 pub mod source;
 mod statement;
 mod table;
 
-pub use engine::{QueryEngine, QueryOutput};
+pub use engine::{Instants, QueryEngine, QueryOutput};
 pub use error::QueryError;
 pub use limits::{EngineLimits, QueryLimits};
 pub use scope::Scope;
-pub use source::{EventSnapshot, EventSource, SourceError};
+pub use source::{DomainRow, EventSnapshot, EventSource, SourceError, Surroundings};
 pub use statement::SQL_BYTES_MAX;
 
+#[cfg(test)]
+mod false_alarms;
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

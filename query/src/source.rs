@@ -1,4 +1,5 @@
-//! Where events come from: one consistent reading of the lake and of the rows that are still on their way.
+//! Where rows come from: one consistent reading of the lake and of the events that are still on their way, and the
+//! few small things that the views need besides.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,6 +7,9 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
+use sendlake_control::clock::Timestamp;
+use sendlake_control::id::TenantId;
+use sendlake_ingest::quotas::PublishedQuotas;
 
 /// What a query reads from. Asked once per query, so that everything in the query sees the same rows.
 #[async_trait]
@@ -35,6 +39,29 @@ impl fmt::Debug for EventSnapshot {
             .field("hot_rows", &hot_rows)
             .finish_non_exhaustive()
     }
+}
+
+/// What views read besides events. Each is asked for only by a query that names it.
+#[async_trait]
+pub trait Surroundings: Send + Sync {
+    /// What `as_of` holds unless a query brings its own instants.
+    fn now(&self) -> Timestamp;
+
+    /// Every tenant's sending domains.
+    async fn domains(&self) -> Result<Vec<DomainRow>, SourceError>;
+
+    /// The limits that the sender obeys at this moment; none before the first publication.
+    async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError>;
+}
+
+/// One row of `domains`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainRow {
+    pub tenant_id: TenantId,
+    pub domain: String,
+    pub created_at: Timestamp,
+    /// Set for a domain that sent in volume before, elsewhere: it needs no warm-up.
+    pub warm_at: Option<Timestamp>,
 }
 
 /// The lake or the outbox could not be read. The text is for the operator: it may name paths.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, col};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use sendlake_ingest::event::EVENTS_SCHEMA;
@@ -24,11 +25,13 @@ use crate::source::EventSnapshot;
 pub(crate) struct EventsTable {
     snapshot: EventSnapshot,
     scope: Scope,
+    since_day: Option<i32>,
 }
 
 impl EventsTable {
-    pub(crate) fn new(snapshot: EventSnapshot, scope: Scope) -> Self {
-        Self { snapshot, scope }
+    /// `since_day` lets the source skip files of earlier days; it promises nothing about their rows.
+    pub(crate) fn new(snapshot: EventSnapshot, scope: Scope, since_day: Option<i32>) -> Self {
+        Self { snapshot, scope, since_day }
     }
 
     async fn scan_cold(
@@ -45,6 +48,11 @@ impl EventsTable {
         if let Some(tenant) = self.scope.tenant() {
             columns.insert(cold_schema.index_of("tenant_id")?);
             wanted.extend(filter::equals("tenant_id", tenant.as_str(), &cold_schema));
+        }
+        if let Some(day) = self.since_day {
+            let since = col("event_date").gt_eq(Expr::Literal(ScalarValue::Date32(Some(day)), None));
+            wanted.extend(filter::for_source(&since, &cold_schema));
+            columns.insert(cold_schema.index_of("event_date")?);
         }
         wanted.extend(filters.iter().filter_map(|filter| filter::for_source(filter, &cold_schema)));
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use datafusion::datasource::MemTable;
+use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::event::{EVENTS_SCHEMA, Event, LoggedEvent, to_batch};
+use sendlake_ingest::quotas::PublishedQuotas;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -16,7 +18,7 @@ use crate::engine::QueryEngine;
 use crate::limits::{EngineLimits, QueryLimits};
 use crate::output::{self, Format};
 use crate::scope::Scope;
-use crate::source::{EventSnapshot, EventSource, SourceError};
+use crate::source::{DomainRow, EventSnapshot, EventSource, SourceError, Surroundings};
 
 /// Cold and hot rows that stand still.
 pub(crate) struct StillSource(pub(crate) EventSnapshot);
@@ -28,11 +30,65 @@ impl EventSource for StillSource {
     }
 }
 
+/// What stands beside the events of a test.
+#[derive(Clone, Default)]
+pub(crate) struct StillSurroundings {
+    pub(crate) now: Timestamp,
+    pub(crate) domains: Vec<DomainRow>,
+    pub(crate) published: Option<PublishedQuotas>,
+}
+
+#[async_trait]
+impl Surroundings for StillSurroundings {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    async fn domains(&self) -> Result<Vec<DomainRow>, SourceError> {
+        Ok(self.domains.clone())
+    }
+
+    async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError> {
+        Ok(self.published.clone())
+    }
+}
+
 /// Events from JSON lines. `type`, `at` and, where it is later, `recorded` (RFC 3339) stand for the key
-/// columns; `tenant_id` is `acme` unless given; the n-th line has the n-th `event_id`.
+/// columns; `tenant_id` is `acme` unless given; the n-th event has the n-th `event_id`.
+///
+/// A line with `repeat` stands for so many events, `every_s` apart; with `days`, for the same on so many days. `{i}` in a
+/// text is the event's number within its line.
 pub(crate) fn events(lines: &str) -> Vec<LoggedEvent> {
     let lines = lines.lines().filter(|line| !line.trim().is_empty());
-    lines.zip(1_u64..).map(|(line, lsn)| event(line, lsn)).collect()
+    lines.flat_map(repeated).zip(1_u64..).map(|(line, lsn)| event(&line, lsn)).collect()
+}
+
+fn repeated(line: &str) -> Vec<String> {
+    let mut fields: Map<String, Value> =
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    let mut take = |name: &str| fields.remove(name).map(|value| value.as_i64().unwrap());
+    let (repeat, days, every_s) = (take("repeat"), take("days"), take("every_s").unwrap_or(1));
+    if repeat.is_none() && days.is_none() {
+        return vec![line.to_owned()];
+    }
+    let repeat = repeat.unwrap_or(1);
+    let all = (0..days.unwrap_or(1)).flat_map(|day| (0..repeat).map(move |i| (day * repeat + i, day, i)));
+    let one = |(number, day, i): (i64, i64, i64)| {
+        let later = TimeDelta::seconds(day * 86_400 + i * every_s);
+        let value = |(name, value): (&String, &Value)| {
+            let value = match (name.as_str(), value) {
+                ("at" | "recorded" | "delivered_at", Value::String(text)) => {
+                    let at = DateTime::parse_from_rfc3339(text).unwrap() + later;
+                    Value::from(at.to_rfc3339())
+                }
+                (_, Value::String(text)) => Value::from(text.replace("{i}", &number.to_string())),
+                _ => value.clone(),
+            };
+            (name.clone(), value)
+        };
+        Value::Object(fields.iter().map(value).collect()).to_string()
+    };
+    all.map(one).collect()
 }
 
 fn event(line: &str, lsn: u64) -> LoggedEvent {
@@ -82,7 +138,15 @@ pub(crate) fn limits() -> EngineLimits {
 }
 
 pub(crate) fn engine_over(snapshot: EventSnapshot, limits: EngineLimits) -> QueryEngine {
-    QueryEngine::new(Arc::new(StillSource(snapshot)), limits).unwrap()
+    engine_within(snapshot, StillSurroundings::default(), limits)
+}
+
+pub(crate) fn engine_within(
+    snapshot: EventSnapshot,
+    surroundings: StillSurroundings,
+    limits: EngineLimits,
+) -> QueryEngine {
+    QueryEngine::new(Arc::new(StillSource(snapshot)), Arc::new(surroundings), limits).unwrap()
 }
 
 /// Half of the rows in the lake, half still hot, so that both paths take part.
@@ -98,7 +162,16 @@ pub(crate) fn tenant(name: &str) -> Scope {
 
 /// What a terminal would show: the table, or the error.
 pub(crate) async fn shown(engine: &QueryEngine, scope: &Scope, sql: &str) -> String {
-    match engine.query(scope, sql, engine.limits().query).await {
+    shown_as_of(engine, scope, sql, &[]).await
+}
+
+pub(crate) async fn shown_as_of(
+    engine: &QueryEngine,
+    scope: &Scope,
+    sql: &str,
+    as_of: &[Timestamp],
+) -> String {
+    match engine.query_as_of(scope, sql, engine.limits().query, as_of).await {
         Ok(output) => String::from_utf8(output::to_bytes(&output, Format::Table).unwrap()).unwrap(),
         Err(error) => format!("error: {error}\n"),
     }

@@ -3,15 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::scope::Scope;
-use crate::testing::{engine_over, events, limits, shown, snapshot, tenant};
+use chrono::DateTime;
+use sendlake_control::clock::Timestamp;
+use sendlake_control::id::TenantId;
 
-/// A case is a line of text, `-- events` and JSON lines, then any number of `-- query <tenant or *>`, SQL,
+use crate::scope::Scope;
+use crate::source::DomainRow;
+use crate::testing::{StillSurroundings, engine_within, events, limits, shown_as_of, snapshot, tenant};
+
+/// A case is a line of text, any number of `-- domain <tenant> <domain> [warm]` and one `-- as_of <instant> …` where a
+/// view reads those, `-- events` and JSON lines, then any number of `-- query <tenant or *>`, SQL,
 /// `-- expect`, table. Every query has to give the same with its events in the lake, hot, and in both.
 async fn check(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests-data").join(format!("{name}.case"));
     let text = std::fs::read_to_string(&path).unwrap();
     let (head, body) = text.split_once("-- events\n").expect("-- events");
+    let (surroundings, as_of) = surroundings(head);
     let mut parts = body.split("-- query ");
     let lines = parts.next().expect("events");
     let rows = events(lines);
@@ -23,8 +30,8 @@ async fn check(name: &str) {
         let mut tables = Vec::new();
         for hot_from in [rows.len(), rows.len() / 2, 0] {
             let (cold, hot) = rows.split_at(hot_from);
-            let engine = engine_over(snapshot(cold, hot), limits());
-            tables.push(shown(&engine, &scope, sql).await);
+            let engine = engine_within(snapshot(cold, hot), surroundings.clone(), limits());
+            tables.push(shown_as_of(&engine, &scope, sql, &as_of).await);
         }
         assert!(tables.iter().all(|table| *table == tables[0]), "{name}: hot and cold differ: {tables:#?}");
         let table = &tables[0];
@@ -36,6 +43,31 @@ async fn check(name: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, rewritten.trim_end().to_owned() + "\n").unwrap();
     }
+}
+
+/// What the head of a case says of domains and instants.
+pub(crate) fn surroundings(head: &str) -> (StillSurroundings, Vec<Timestamp>) {
+    let instant = |text: &str| {
+        let at = DateTime::parse_from_rfc3339(text).unwrap_or_else(|_| panic!("{text}"));
+        Timestamp(at.timestamp_micros())
+    };
+    let mut surroundings = StillSurroundings::default();
+    let mut as_of = Vec::new();
+    for line in head.lines() {
+        if let Some(instants) = line.strip_prefix("-- as_of ") {
+            as_of.extend(instants.split_whitespace().map(instant));
+        }
+        if let Some(words) = line.strip_prefix("-- domain ") {
+            let words = words.split_whitespace().collect::<Vec<_>>();
+            surroundings.domains.push(DomainRow {
+                tenant_id: TenantId::new(words[0]).unwrap(),
+                domain: words[1].to_owned(),
+                created_at: Timestamp(0),
+                warm_at: (words.get(2) == Some(&"warm")).then_some(Timestamp(0)),
+            });
+        }
+    }
+    (surroundings, as_of)
 }
 
 macro_rules! cases {
@@ -66,4 +98,16 @@ cases![
     month_boundary,
     two_tenants,
     never_attempted,
+    judged_empty_lake,
+    judged_one_event,
+    judged_month_boundary,
+    late_feedback,
+    weekly_sender,
+    one_off_campaign,
+    slow_ramp,
+    two_tenants_judged,
+    incident,
+    review_decided,
+    cold_counts,
+    warmup_stages,
 ];

@@ -1,9 +1,10 @@
 //! The data contract: views over the lake, each a file in `views/` that opens with its grain, its consumer
-//! and its cost. `events`, the base table, is not here: whoever runs the views provides it.
+//! and its cost. The base relations, `events`, `as_of` and `domains`, are not here: whoever runs the views provides
+//! them.
 
 pub mod rules;
 
-/// A named query over `events` and over views that stand before it in [`VIEWS`].
+/// A named query over `events`, over `as_of` and `domains`, and over views that stand before it in [`VIEWS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// What queries call it. Stable: a breaking change gets a new name.
@@ -22,13 +23,23 @@ impl View {
 
 macro_rules! views {
     ($($name:literal),* $(,)?) => {
-        /// Every view, in dependency order: each reads only `events` and those before it.
+        /// Every view, in dependency order: each reads only base relations and those before it.
         pub const VIEWS: &[View] =
             &[$(View { name: $name, sql: include_str!(concat!("../views/", $name, ".sql")) }),*];
     };
 }
 
-views!["attempts", "outcomes", "message_history"];
+views![
+    "attempts",
+    "outcomes",
+    "message_history",
+    "bounces",
+    "bounce_categories",
+    "reviews",
+    "complaint_baseline",
+    "warmup_ceiling",
+    "quotas",
+];
 
 /// The view of that name.
 pub fn view(name: &str) -> Option<&'static View> {

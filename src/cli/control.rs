@@ -192,7 +192,12 @@ pub(crate) enum DomainCommand {
         /// Where bounces come back; a subdomain of the domain. By default bounces.<domain>.
         #[arg(long)]
         bounce_domain: Option<String>,
+        /// It has sent in volume before, elsewhere: no warm-up ceiling holds its mail back.
+        #[arg(long)]
+        warm: bool,
     },
+    /// Say that a domain has sent in volume before, elsewhere: its warm-up ceiling goes.
+    Warm { domain: String },
     /// List sending domains.
     Ls {
         #[arg(long, value_parser = tenant_id)]
@@ -213,14 +218,15 @@ struct DomainRow {
     selector: String,
     bounce_domain: String,
     created_at: String,
+    warm_at: Option<String>,
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandResult {
     match command {
-        DomainCommand::Add { tenant, domain, bounce_domain } => {
+        DomainCommand::Add { tenant, domain, bounce_domain, warm } => {
             let store = open(config).await?;
-            let options = DomainOptions { bounce_domain, ..DomainOptions::default() };
+            let options = DomainOptions { bounce_domain, warm, ..DomainOptions::default() };
             let added = store.add_domain(&actor(), &tenant, &domain, options).await.map_err(failure)?;
             notify(config).await;
             println!("{tenant} may send as {}. Publish:", added.domain);
@@ -236,10 +242,16 @@ pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandRe
                     selector: domain.selector,
                     bounce_domain: domain.bounce_domain,
                     created_at: domain.created_at.to_string(),
+                    warm_at: domain.warm_at.map(|at| at.to_string()),
                 })
                 .collect();
-            let columns = ["domain", "tenant_id", "selector", "bounce_domain", "created_at"];
+            let columns = ["domain", "tenant_id", "selector", "bounce_domain", "created_at", "warm_at"];
             rows::print(&domains, &columns, format.format)?;
+        }
+        DomainCommand::Warm { domain } => {
+            open(config).await?.warm_domain(&actor(), &domain).await.map_err(failure)?;
+            notify(config).await;
+            println!("{domain} counts as warm: no ceiling from the next publication on");
         }
         DomainCommand::Dns { domain } => {
             let found = read(config).await?.domain(&domain).await.map_err(failure)?;

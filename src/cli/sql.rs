@@ -1,11 +1,12 @@
 //! `sendlake sql "…"`: one read-only statement over the lake and what is on its way there.
 
 use clap::Args;
+use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_query::output::{self, Format as OutputFormat};
 use sendlake_query::{QueryError, Scope};
 
-use super::{CommandResult, Failure, Format, FormatArg, rows, tenant_id};
+use super::{CommandResult, Failure, Format, FormatArg, instant, rows, tenant_id};
 use crate::config::Config;
 use crate::{stores, system};
 
@@ -17,6 +18,10 @@ pub(crate) struct SqlArgs {
     /// See only what this tenant would see.
     #[arg(long, value_parser = tenant_id)]
     tenant: Option<TenantId>,
+    /// Judge as of this instant (RFC 3339) instead of now; may be given several times. Views that read `as_of` give the
+    /// rows of each.
+    #[arg(long, value_parser = instant, value_name = "INSTANT")]
+    as_of: Vec<Timestamp>,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -34,7 +39,7 @@ pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
     let (engine, _) = stores::open_reading(config, &system::ids()).await?;
     let scope = args.tenant.map_or(Scope::AllTenants, Scope::Tenant);
     let limits = engine.limits().query;
-    let output = engine.query(&scope, &args.query, limits).await.map_err(failure)?;
+    let output = engine.query_as_of(&scope, &args.query, limits, &args.as_of).await.map_err(failure)?;
     let format = match args.format.format {
         Format::Table => OutputFormat::Table,
         Format::Json => OutputFormat::Json,
@@ -47,7 +52,7 @@ pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
     Ok(())
 }
 
-fn failure(error: QueryError) -> Failure {
+pub(crate) fn failure(error: QueryError) -> Failure {
     match error {
         QueryError::Source(_) => Failure::Unreachable(error.to_string()),
         QueryError::Internal(_) => Failure::Other(error.into()),

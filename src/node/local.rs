@@ -31,7 +31,6 @@ use uuid::Uuid;
 
 use super::Node;
 use crate::config::Config;
-use crate::identities::ControlIdentities;
 
 /// Who asks, for the audit log. Believed: whoever reaches the socket could write the log itself.
 pub const OPERATOR_HEADER: &str = "sendlake-operator";
@@ -70,7 +69,6 @@ impl QueueSelection {
 #[derive(Clone)]
 struct Local {
     spool: Arc<Spool>,
-    identities: Arc<ControlIdentities>,
     control: Arc<ControlStore>,
 }
 
@@ -85,21 +83,14 @@ impl Local {
     }
 }
 
-pub(super) fn routes(
-    api: Arc<Api>,
-    spool: Arc<Spool>,
-    identities: Arc<ControlIdentities>,
-    control: Arc<ControlStore>,
-    feedback: Router,
-) -> Router {
+pub(super) fn routes(api: Arc<Api>, spool: Arc<Spool>, control: Arc<ControlStore>, more: Router) -> Router {
     Router::new()
         .route("/local/status", get(status))
-        .route("/local/refresh", post(refresh))
         .route("/local/queue/retry", post(retry))
         .route("/local/queue/bounce", post(bounce))
-        .with_state(Local { spool, identities, control })
+        .with_state(Local { spool, control })
         .merge(api::message_routes(api))
-        .merge(feedback)
+        .merge(more)
         .layer(middleware::from_fn(as_operator))
 }
 
@@ -120,11 +111,6 @@ async fn status(State(local): State<Local>) -> Result<Json<Value>, LocalError> {
     Ok(Json(json!({
         "queued": counts.queued, "in_flight": counts.in_flight, "held": counts.held, "outbox_rows": counts.outbox_rows,
     })))
-}
-
-async fn refresh(State(local): State<Local>) -> Result<Json<Value>, LocalError> {
-    local.identities.refresh(&local.control).await.map_err(|error| LocalError(error.to_string()))?;
-    Ok(Json(json!({})))
 }
 
 /// Most messages that one command changes in one go: the store waits for it.
@@ -172,7 +158,7 @@ async fn audit(
 }
 
 /// A local route could not do its work. The text is for the operator.
-struct LocalError(String);
+pub(super) struct LocalError(pub(super) String);
 
 impl From<SpoolError> for LocalError {
     fn from(error: SpoolError) -> Self {

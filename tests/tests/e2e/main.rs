@@ -16,6 +16,7 @@ mod delivery;
 mod disk;
 mod feedback;
 mod hostile;
+mod judging;
 mod lake;
 mod limits;
 mod postfix;

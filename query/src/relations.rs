@@ -1,0 +1,122 @@
+//! The small relations beside `events`: `as_of`, `domains`, `published_quotas`. A tenant's rows are picked out before
+//! the engine sees any, so that nothing of another tenant's is in its plan.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::record_batch::RecordBatch;
+use datafusion::datasource::MemTable;
+use datafusion::error::Result;
+use sendlake_control::clock::Timestamp;
+use sendlake_ingest::quotas::PublishedQuotas;
+
+use crate::scope::Scope;
+use crate::source::{DomainRow, SourceError, Surroundings};
+
+pub(crate) const AS_OF: &str = "as_of";
+pub(crate) const DOMAINS: &str = "domains";
+pub(crate) const PUBLISHED_QUOTAS: &str = "published_quotas";
+
+/// The names of all of them.
+pub(crate) const NAMES: &[&str] = &[AS_OF, DOMAINS, PUBLISHED_QUOTAS];
+
+/// What was read of them for one query; what the query does not name is not read.
+pub(crate) struct Relations {
+    as_of: Vec<Timestamp>,
+    domains: Option<Vec<DomainRow>>,
+    published: Option<PublishedQuotas>,
+    wanted: HashSet<&'static str>,
+}
+
+impl Relations {
+    /// Reads what `wanted` names. `as_of` holds `instants`, or the clock's reading where there are none.
+    pub(crate) async fn read(
+        source: &dyn Surroundings,
+        instants: &[Timestamp],
+        wanted: HashSet<&'static str>,
+    ) -> Result<Self, SourceError> {
+        let as_of = if instants.is_empty() { vec![source.now()] } else { instants.to_vec() };
+        let domains = if wanted.contains(DOMAINS) { Some(source.domains().await?) } else { None };
+        let published =
+            if wanted.contains(PUBLISHED_QUOTAS) { source.published_quotas().await? } else { None };
+        Ok(Self { as_of, domains, published, wanted })
+    }
+
+    /// Tables with the rows that `scope` may see, each under its name.
+    pub(crate) fn tables(self, scope: &Scope) -> Result<Vec<(&'static str, MemTable)>> {
+        let wanted = self.wanted.clone();
+        let domains = self.domains.unwrap_or_default();
+        let mut tables = Vec::new();
+        if wanted.contains(AS_OF) {
+            tables.push((AS_OF, table(vec![("as_of", instants(self.as_of.into_iter().map(Some)))])?));
+        }
+        if wanted.contains(DOMAINS) {
+            tables.push((DOMAINS, domain_table(&domains, scope)?));
+        }
+        if wanted.contains(PUBLISHED_QUOTAS) {
+            tables.push((PUBLISHED_QUOTAS, quota_table(self.published, scope)?));
+        }
+        Ok(tables)
+    }
+}
+
+fn domain_table(domains: &[DomainRow], scope: &Scope) -> Result<MemTable> {
+    let seen = |row: &&DomainRow| scope.tenant().is_none_or(|tenant| *tenant == row.tenant_id);
+    let rows: Vec<&DomainRow> = domains.iter().filter(seen).collect();
+    table(vec![
+        ("tenant_id", texts(rows.iter().map(|row| row.tenant_id.as_str()))),
+        ("domain", texts(rows.iter().map(|row| row.domain.as_str()))),
+        ("created_at", instants(rows.iter().map(|row| Some(row.created_at)))),
+        ("warm_at", instants(rows.iter().map(|row| row.warm_at))),
+    ])
+}
+
+/// Rows for all tenants (`*`) are an operator's: their reasons may count everybody's mail.
+fn quota_table(published: Option<PublishedQuotas>, scope: &Scope) -> Result<MemTable> {
+    let version = published.as_ref().map(|published| i64::try_from(published.version).unwrap_or(i64::MAX));
+    let mut rows = published.map(|published| published.rows).unwrap_or_default();
+    rows.retain(|row| scope.tenant().is_none_or(|tenant| tenant.as_str() == row.tenant_id));
+    let number = |values: Vec<Option<i64>>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
+    table(vec![
+        ("tenant_id", texts(rows.iter().map(|row| row.tenant_id.as_str()))),
+        ("stream", texts(rows.iter().map(|row| row.stream.as_str()))),
+        ("identity_kind", texts(rows.iter().map(|row| row.identity_kind.as_str()))),
+        ("identity", texts(rows.iter().map(|row| row.identity.as_str()))),
+        ("provider", texts(rows.iter().map(|row| row.provider.as_str()))),
+        ("window_s", number(rows.iter().map(|row| Some(row.window_s)).collect())),
+        ("limit_messages", number(rows.iter().map(|row| row.limit_messages).collect())),
+        ("state", texts(rows.iter().map(|row| row.state.as_str()))),
+        ("reason", texts(rows.iter().map(|row| row.reason.as_str()))),
+        ("inputs", texts(rows.iter().map(|row| row.inputs.as_str()))),
+        ("view_version", texts(rows.iter().map(|row| row.view_version.as_str()))),
+        ("as_of", instants(rows.iter().map(|row| Some(row.as_of)))),
+        ("valid_until", instants(rows.iter().map(|row| Some(row.valid_until)))),
+        ("version", number(rows.iter().map(|_| version).collect())),
+    ])
+}
+
+fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+fn instants(values: impl Iterator<Item = Option<Timestamp>>) -> ArrayRef {
+    let values = values.map(|value| value.map(|at| at.0));
+    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+}
+
+fn table(columns: Vec<(&str, ArrayRef)>) -> Result<MemTable> {
+    let nullable = |name: &str| matches!(name, "warm_at" | "limit_messages");
+    let fields = columns.iter().map(|(name, array)| {
+        let kind = match array.data_type() {
+            DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            other => other.clone(),
+        };
+        Field::new(*name, kind, nullable(name))
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let columns = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(schema.clone(), columns)?;
+    MemTable::try_new(schema, vec![vec![batch]])
+}
