@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and in which words. Each command's work is in a file of its own.
 
+mod classify;
 mod control;
 mod ingest;
 mod message;
@@ -85,6 +86,11 @@ enum Command {
     Domain(control::DomainCommand),
     /// Who changed what: the latest entries of the audit log.
     Audit(control::AuditArgs),
+    /// Say what bounces, complaints and automatic replies mean: one row per recipient.
+    Classify(classify::ClassifyArgs),
+    /// Bounce rules: how refusals are read.
+    #[command(subcommand)]
+    Rules(classify::RulesCommand),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -219,6 +225,8 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Key(command) => control::key(&config, command).await,
         Command::Domain(command) => control::domain(&config, command).await,
         Command::Audit(args) => control::audit(&config, args).await,
+        Command::Classify(args) => classify::run(&args),
+        Command::Rules(command) => classify::rules(&command),
         Command::Config(ConfigCommand::Check) => check(&config, cli.global.config.as_deref()),
         Command::Config(ConfigCommand::Show) => show(&config),
         Command::Completions { .. } => Ok(()),

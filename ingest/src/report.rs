@@ -149,3 +149,5 @@ pub struct OriginalFields {
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ use sendlake_sql::{VIEWS, View};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::classify::classify_reply;
 use crate::error::QueryError;
 use crate::limits::{EngineLimits, QueryLimits};
 use crate::pause::{Stop, stoppable};
@@ -305,6 +306,7 @@ fn base_state(limits: &EngineLimits) -> Result<SessionState, DataFusionError> {
     for name in statement::REMOVED_FUNCTIONS {
         state.deregister_udf(name)?;
     }
+    state.register_udf(Arc::new(classify_reply()))?;
     Ok(state)
 }
 

@@ -92,6 +92,7 @@ cases![
     one_event,
     deferred_then_delivered,
     bounced,
+    classify_reply,
     in_doubt_then_delivered,
     several_recipients,
     late_event,

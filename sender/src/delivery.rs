@@ -8,6 +8,7 @@ mod dispatch;
 mod gate;
 mod hold;
 mod prepare;
+mod refusal;
 mod site;
 pub mod verdict;
 mod worker;

@@ -7,6 +7,7 @@ use sendlake_ingest::event::{Event, EventType};
 
 use super::Delivery;
 use super::prepare::Prepared;
+use super::refusal;
 use super::site::{Site, Taken};
 use super::verdict::judge;
 use crate::mx::{Destination, Unroutable};
@@ -184,6 +185,7 @@ impl Delivery {
     fn expire(&self, mut entry: QueueEntry, now: Timestamp) -> Result<(), SpoolError> {
         entry.seq += 1;
         let mut event = entry.event(&self.ids, EventType::Expired);
+        refusal::fill(&mut event, refusal::of_expiry(entry.last_reply.as_deref()));
         event.queue_ms = Some(now.millis_since(entry.not_before));
         self.uncount(&entry);
         drop(self.spool.complete(entry, QueueOutcome::Terminal, &[event])?);
@@ -238,7 +240,9 @@ impl Delivery {
         let mut events = vec![event];
         if verdict.expired {
             entry.seq += 1;
-            events.push(entry.event(&self.ids, EventType::Expired));
+            let mut expired = entry.event(&self.ids, EventType::Expired);
+            refusal::fill(&mut expired, refusal::of_expiry(entry.last_reply.as_deref()));
+            events.push(expired);
         }
         drop(self.spool.complete(entry, verdict.outcome, &events)?);
         Ok(())
@@ -351,6 +355,14 @@ fn fill(
         if reply.is_none() {
             event.reply_text = Some(failure.detail.clone());
         }
+    }
+    let silence = result.failure.filter(|failure| failure.reply.is_none());
+    let found = match silence {
+        Some(failure) => Some(refusal::of_failure(failure.kind)),
+        None => refusal::of_reply(event),
+    };
+    if let Some(found) = found {
+        refusal::fill(event, found);
     }
     event.queue_ms = Some(started_at.millis_since(entry.not_before).max(0));
     event.attempt_ms = millis(result.attempt_ms);
