@@ -8,7 +8,7 @@ export SENDLAKE_CORPORA ?= ../shared/corpora
 export SENDLAKE_TEST_PYTHON := $(abspath $(VENV))/bin/python
 export SENDLAKE_BIN := $(abspath $(TARGET))/debug/sendlake
 
-.PHONY: help build demo test check fmt clippy golden torture bench fuzz clean
+.PHONY: help build demo test check fmt clippy golden torture corpora bench fuzz clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ clippy:
 
 golden:  ## fail when a view's golden case would change
 	$(CARGO) test --workspace --locked --lib views::
+
+corpora:  ## print how many of the real bounces in $SENDLAKE_CORPORA are classified right, and each miss
+	$(CARGO) test --workspace --locked --lib corpus_of -- --nocapture
 
 bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Postfix where it is installed
 	$(CARGO) build --release --workspace --locked

@@ -8,6 +8,7 @@ pub mod address;
 pub mod compose;
 pub mod inbound_data;
 pub mod reply;
+pub mod report;
 pub mod stream;
 pub mod submission;
 
