@@ -10,22 +10,23 @@ use transcript::Transcript;
 /// Entries from the fields of RFC 3464, completed by the words that stand beside them.
 pub fn from_fields(mail: &Mail, blocks: &str) -> Result<Vec<RecipientStatus>, ReportError> {
     let status = fields::delivery_status(blocks)?;
-    let transcript = Transcript::read(&mail.words);
+    let words = said::before_status_fields(&mail.words);
+    let transcript = Transcript::read(words);
     let named: Vec<&str> = status.recipients.iter().filter_map(address).collect();
     let single = status.recipients.len() == 1;
     let entries = status.recipients.iter().map(|recipient| {
-        let about = address(recipient).map(|address| paragraph(&mail.words, address, &named));
+        let about = address(recipient).map(|address| paragraph(words, address, &named));
         let about = about.filter(|text| said::is_informative(text));
         let from_transcript = transcript.of(address(recipient));
         let (text, diagnosed) =
-            words_of(recipient, about.as_deref(), from_transcript.as_ref(), &mail.words, single);
+            words_of(recipient, about.as_deref(), from_transcript.as_ref(), words, single);
         let text = said::from_reply(&text).to_owned();
         let (code, quoted) = said::codes_in(&text);
         let told = recipient.status.as_deref().and_then(sendlake_sql::rules::status_in);
         let command = from_transcript
             .and_then(|line| line.command)
             .or_else(|| about.as_deref().and_then(said::command_in))
-            .or_else(|| if single { said::command_in(&mail.words) } else { None })
+            .or_else(|| if single { said::command_in(words) } else { None })
             .or_else(|| recipient.diagnostic.as_ref().and_then(|(_, text)| said::command_in(text)));
         RecipientStatus {
             action: recipient.action.unwrap_or_default(),
@@ -54,10 +55,13 @@ pub fn from_words(mail: &Mail) -> Result<Vec<RecipientStatus>, ReportError> {
     for address in &named {
         let line = transcript.of(Some(address));
         let about = paragraph(&mail.words, address, &named);
-        let usable = said::is_informative(&about) && !mail.is_from_a_list();
-        let about = if usable { about } else { mail.words.clone() };
+        let about = if mail.is_from_a_list() { mail.words.clone() } else { or_routine(about, &mail.words) };
         let line = line.filter(|line| said::is_informative(&line.text));
-        let command = line.as_ref().and_then(|line| line.command).or_else(|| said::command_in(&about));
+        let command = match &line {
+            Some(line) if line.in_session => line.command,
+            Some(line) => line.command.or_else(|| said::command_in(&about)),
+            None => said::command_in(&about),
+        };
         let text = line.map_or(about, |line| line.text);
         entries.push(entry(mail, Some((*address).to_owned()), said::from_reply(&text), command));
     }
@@ -139,7 +143,10 @@ fn words_of(
     if let Some((_, comment)) = comment.filter(|(_, comment)| said::is_informative(comment)) {
         return (said::tidy(comment.trim_end_matches(')')), false);
     }
-    (if single { said::tidy(words) } else { String::new() }, false)
+    // words at large are about anything; a status that says something does better alone
+    let status = recipient.status.as_deref().and_then(sendlake_sql::rules::status_in);
+    let says_enough = status.is_some_and(|status| !status.ends_with(".0") && !status.starts_with('2'));
+    (if single && !says_enough { said::tidy(words) } else { String::new() }, false)
 }
 
 /// The status that a remote server gave counts more than what the reporting one made of it, unless it says nothing.
@@ -193,7 +200,13 @@ fn begins_with(line: &str, address: &str) -> bool {
     let before = before.trim_matches(['<', '"', '\'', '*', '-', '>', ' ', '#', '(', '\t']);
     matches!(
         before,
-        "" | "recipient:" | "recipient address:" | "addressed to:" | "failed recipient:" | "address:"
+        "" | "recipient:"
+            | "rcpt to:"
+            | "to address:"
+            | "recipient address:"
+            | "addressed to:"
+            | "failed recipient:"
+            | "address:"
     )
 }
 
@@ -211,33 +224,37 @@ fn paragraph(words: &str, address: &str, named: &[&str]) -> String {
         if others.iter().any(|other| line.to_lowercase().contains(other)) {
             break;
         }
-        if at_front && line.trim().is_empty() && said::is_informative(&about) {
+        if is_routine(line) {
+            continue;
+        }
+        // a line that ends with a colon announces what comes after the empty one
+        let announces = about.trim_end().ends_with(':');
+        if at_front && line.trim().is_empty() && said::is_informative(&about) && !announces {
             break;
         }
         about.push('\n');
         about.push_str(line);
     }
-    without_routine(&about)
+    about
 }
 
 /// What a server says in every report, whatever happened.
-fn without_routine(text: &str) -> String {
-    const ROUTINE: [&str; 6] = [
-        "i'm not going to try again; this message has been in the queue too long.",
-        "i've given up. sorry it didn't work out.",
-        "giving up on ",
-        "please note that this is only a temporary failure report.",
-        "this is a permanent error",
-        "no further delivery attempts will be made",
-    ];
-    let kept: Vec<&str> = text
-        .lines()
-        .filter(|line| {
-            let line = line.trim().to_lowercase();
-            !ROUTINE.iter().any(|routine| line.starts_with(routine))
-        })
-        .collect();
-    let kept = kept.join("\n");
-    // where there is nothing else, the routine is what happened
-    if said::is_informative(&kept) { kept } else { text.to_owned() }
+const ROUTINE: [&str; 7] = [
+    "i'm not going to try again; this message has been in the queue too long.",
+    "i've given up. sorry it didn't work out.",
+    "giving up on ",
+    "please note that this is only a temporary failure report.",
+    "this is a permanent error",
+    "no further delivery attempts will be made",
+    "message will be retried for ",
+];
+
+fn is_routine(line: &str) -> bool {
+    let line = line.trim().to_lowercase();
+    ROUTINE.iter().any(|routine| line.starts_with(routine))
+}
+
+/// The part without routine; where there is nothing else, routine is what happened.
+fn or_routine(about: String, words: &str) -> String {
+    if said::is_informative(&about) { about } else { words.to_owned() }
 }

@@ -39,7 +39,7 @@ static SUBJECT_COMPLAINS: LazyLock<Option<Regex>> = LazyLock::new(|| {
 });
 static DAEMON: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"mailer[-_.]?daemon|^postmaster|^poostmaster|mail ?deliver|delivery (?:sub)?system|^mail(?:er)?[-_]?(?:daemon|system|admin)|mail administrator",
+        r"mailer[-_.]?daemon|^po+st[-_]?master|mail ?deliver|delivery (?:sub)?system|^mail(?:er)?[-_]?(?:daemon|system|admin)|mail administrator",
         r"|content-?filter|^(?:owner-|listserv|majordomo|mailman|sympa)|-(?:admin|owner|request|daemon|errors?)@",
     ))
     .ok()

@@ -55,6 +55,7 @@ pattern!(
 pattern!(
     WRAPPED = r"(?im)^(?:content-type: *multipart/report|subject: *(?:undeliver|returned mail|delivery status|failure notice))"
 );
+pattern!(FRONT_FIELDS = r"(?im)^(?:reporting-mta|final-recipient|original-recipient|arrival-date): *\S");
 pattern!(FIELDS = r"(?im)^(?:final|original)-recipient: *\S");
 
 /// Every address, in order, each once.
@@ -169,6 +170,12 @@ pub fn is_wrapped_report(text: &str) -> bool {
 /// Whether a text has fields of message/delivery-status.
 pub fn has_status_fields(text: &str) -> bool {
     FIELDS.as_ref().is_some_and(|pattern| pattern.is_match(text))
+}
+
+/// The words above the fields of message/delivery-status that some servers put right under them.
+pub fn before_status_fields(text: &str) -> &str {
+    let start = FRONT_FIELDS.as_ref().and_then(|pattern| pattern.find(text)).map(|found| found.start());
+    start.and_then(|start| text.get(..start)).unwrap_or(text)
 }
 
 /// Whether a text says more than codes and an address.

@@ -32,7 +32,7 @@ impl Reading {
         let told = said.enhanced_status.and_then(status_in);
         let status = match told {
             // `5.0.0` says nothing: what the words carry counts more
-            Some((_, subject, 0)) if subject == 0 => status_in(&head).or(told),
+            Some((_, 0, 0)) => status_in(&head).or(told),
             Some(told) => Some(told),
             None => status_in(&head),
         };
@@ -97,7 +97,7 @@ pub fn status_in(text: &str) -> Option<Status> {
             continue;
         }
         let Some((detail, end)) = number(bytes, after + 1) else { continue };
-        let goes_on = matches!(at(end), b'0'..=b'9') || (at(end) == b'.' && at(end + 1).is_ascii_digit());
+        let goes_on = at(end).is_ascii_digit() || (at(end) == b'.' && at(end + 1).is_ascii_digit());
         if !goes_on {
             return Some((u16::from(byte - b'0'), subject, detail));
         }

@@ -11,6 +11,8 @@ const LINES_MAX: usize = 5_000;
 pub struct Line {
     pub text: String,
     pub command: Option<&'static str>,
+    /// It stands in a transcript that tells commands: no command means that none was sent.
+    pub in_session: bool,
 }
 
 #[derive(Debug, Default)]
@@ -28,12 +30,14 @@ impl Transcript {
         let mut replies: Vec<String> = Vec::new();
         let mut no_recipient_was_taken = false;
         let mut in_reply = false;
+        let mut in_session = false;
         // what a local program said stands bare above the verdict
         let mut remark: Option<&str> = None;
         for line in words.lines().take(LINES_MAX) {
             let line = line.trim_end();
             let bare = line.trim_start();
             if let Some(sent) = bare.strip_prefix(">>>") {
+                in_session = true;
                 command = said::command_at_front(sent.trim_start());
                 named = match command {
                     Some("RCPT") => said::addresses_in(sent).into_iter().next(),
@@ -51,9 +55,11 @@ impl Transcript {
                 in_reply = true;
             } else if let Some((address, summary)) = summary(bare) {
                 let line = match (replies.is_empty(), remark.take()) {
-                    (false, _) => Line { text: replies.join(" "), command },
-                    (true, Some(remark)) => Line { text: format!("{summary} {remark}"), command: None },
-                    (true, None) => Line { text: summary, command: None },
+                    (false, _) => Line { text: replies.join(" "), command, in_session },
+                    (true, Some(remark)) => {
+                        Line { text: format!("{summary} {remark}"), command: None, in_session }
+                    }
+                    (true, None) => Line { text: summary, command: None, in_session },
                 };
                 transcript.add(address, line);
                 replies.clear();
@@ -63,7 +69,7 @@ impl Transcript {
             } else if bare.is_empty() || is_reply(bare) {
                 if !replies.is_empty() || is_reply(bare) {
                     let text = if replies.is_empty() { bare.to_owned() } else { replies.join(" ") };
-                    transcript.close(named.take(), Line { text, command });
+                    transcript.close(named.take(), Line { text, command, in_session });
                     replies.clear();
                 }
                 in_reply = false;
@@ -73,7 +79,7 @@ impl Transcript {
             }
         }
         if !replies.is_empty() {
-            transcript.close(named, Line { text: replies.join(" "), command });
+            transcript.close(named, Line { text: replies.join(" "), command, in_session });
         }
         if no_recipient_was_taken {
             transcript.told_after_pipelining();
