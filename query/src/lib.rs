@@ -10,7 +10,6 @@
 //! What is asked
 //! - [`source`]: the narrow traits that the lake, the outbox, domains and published limits stand behind
 //! - `classify`: the function over the bounce rules
-//! - [`source`]: the narrow trait that the lake and the outbox stand behind
 //! - [`scope`]: whose rows a query sees
 //!
 //! The trust boundary between tenants is `scan`: every scan of `events` ends in its plan node, which nothing
