@@ -29,19 +29,20 @@ WITH facts AS (
         COALESCE(dkim_domain, header_from_domain, '(unknown)') AS sending_domain,
         COALESCE(provider, '(unknown)') AS provider,
         CASE WHEN event_type = 'complained' THEN 1 ELSE 0 END AS is_complaint,
-        CASE WHEN event_type = 'complained' THEN delivered_at ELSE occurred_at END AS delivered_at,
-        recorded_at
+        -- seconds: comparing numbers costs a tenth of comparing instants with intervals
+        date_part('epoch', CASE WHEN event_type = 'complained' THEN delivered_at ELSE occurred_at END) AS delivered_s,
+        date_part('epoch', recorded_at) AS recorded_s
     FROM events
     WHERE event_type IN ('delivered', 'complained')
 ),
 
 timed AS (
-    SELECT clock.as_of, facts.*
-    FROM as_of AS clock
+    SELECT clock.as_of, clock.as_of_s, facts.*
+    FROM (SELECT as_of, date_part('epoch', as_of) AS as_of_s FROM as_of) AS clock
     CROSS JOIN facts
-    WHERE facts.recorded_at <= clock.as_of
-        AND facts.delivered_at <= clock.as_of
-        AND facts.delivered_at > clock.as_of - INTERVAL '91' DAY
+    WHERE facts.recorded_s <= clock.as_of_s
+        AND facts.delivered_s <= clock.as_of_s
+        AND facts.delivered_s > clock.as_of_s - 91 * 86400
 ),
 
 placed AS (
@@ -52,37 +53,36 @@ placed AS (
         timed.sending_domain,
         timed.provider,
         timed.is_complaint,
-        CAST(FLOOR(date_part('epoch', timed.delivered_at) / 86400) AS BIGINT) AS day,
+        CAST(FLOOR(timed.delivered_s / 86400) AS BIGINT) AS day,
         -- the highest of the bounds (an age, or an age and 24 hours) that the delivery has reached
         CASE
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '1' HOUR THEN 0
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '6' HOUR THEN 1
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '24' HOUR THEN 6
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '25' HOUR THEN 24
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '30' HOUR THEN 25
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '48' HOUR THEN 30
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '72' HOUR THEN 48
-            WHEN timed.delivered_at > timed.as_of - INTERVAL '96' HOUR THEN 72
+            WHEN timed.delivered_s > timed.as_of_s - 1 * 3600 THEN 0
+            WHEN timed.delivered_s > timed.as_of_s - 6 * 3600 THEN 1
+            WHEN timed.delivered_s > timed.as_of_s - 24 * 3600 THEN 6
+            WHEN timed.delivered_s > timed.as_of_s - 25 * 3600 THEN 24
+            WHEN timed.delivered_s > timed.as_of_s - 30 * 3600 THEN 25
+            WHEN timed.delivered_s > timed.as_of_s - 48 * 3600 THEN 30
+            WHEN timed.delivered_s > timed.as_of_s - 72 * 3600 THEN 48
+            WHEN timed.delivered_s > timed.as_of_s - 96 * 3600 THEN 72
             ELSE 96
         END AS matured_h,
         CASE
             WHEN timed.is_complaint = 0 THEN 0
-            WHEN timed.recorded_at <= timed.delivered_at + INTERVAL '1' HOUR THEN 1
-            WHEN timed.recorded_at <= timed.delivered_at + INTERVAL '6' HOUR THEN 6
-            WHEN timed.recorded_at <= timed.delivered_at + INTERVAL '24' HOUR THEN 24
-            WHEN timed.recorded_at <= timed.delivered_at + INTERVAL '72' HOUR THEN 72
+            WHEN timed.recorded_s <= timed.delivered_s + 1 * 3600 THEN 1
+            WHEN timed.recorded_s <= timed.delivered_s + 6 * 3600 THEN 6
+            WHEN timed.recorded_s <= timed.delivered_s + 24 * 3600 THEN 24
+            WHEN timed.recorded_s <= timed.delivered_s + 72 * 3600 THEN 72
             ELSE 9999
         END AS delay_h,
         CASE
             WHEN timed.is_complaint = 0 THEN 9
-            WHEN timed.recorded_at > timed.as_of - INTERVAL '7' DAY
-            THEN CAST(FLOOR(date_part('epoch', timed.as_of) / 86400) AS BIGINT)
-                - CAST(FLOOR(date_part('epoch', timed.recorded_at) / 86400) AS BIGINT)
+            WHEN timed.recorded_s > timed.as_of_s - 7 * 86400
+            THEN CAST(FLOOR(timed.as_of_s / 86400) AS BIGINT) - CAST(FLOOR(timed.recorded_s / 86400) AS BIGINT)
             ELSE 9
         END AS days_ago,
-        CASE WHEN reviews.approved_at >= timed.delivered_at THEN 1 ELSE 0 END AS is_forgiven,
+        CASE WHEN date_part('epoch', reviews.approved_at) >= timed.delivered_s THEN 1 ELSE 0 END AS is_forgiven,
         CASE
-            WHEN reviews.state <> 'approved' AND timed.delivered_at >= reviews.since THEN 1 ELSE 0
+            WHEN reviews.state <> 'approved' AND timed.delivered_s >= date_part('epoch', reviews.since) THEN 1 ELSE 0
         END AS is_under_review
     FROM reviews
     RIGHT JOIN timed

@@ -17,7 +17,7 @@ WITH facts AS (
         COALESCE(dkim_domain, header_from_domain) AS sending_domain,
         COALESCE(provider, '(unknown)') AS provider,
         event_type,
-        COALESCE(delivered_at, occurred_at) AS counted_at,
+        date_part('epoch', COALESCE(delivered_at, occurred_at)) AS counted_s,
         CASE
             WHEN event_type IN ('bounced', 'bounced_async') AND bounce_class = 'hard'
                 AND COALESCE(bounce_reason, '') NOT IN ('mailbox_full', 'mailbox_disabled')
@@ -29,7 +29,7 @@ WITH facts AS (
                 AND COALESCE(bounce_reason, '') <> 'greylisted'
             THEN 1 ELSE 0
         END AS is_throttled,
-        recorded_at
+        date_part('epoch', recorded_at) AS recorded_s
     FROM events
     WHERE event_type IN ('delivered', 'bounced', 'deferred', 'bounced_async', 'complained')
 ),
@@ -40,8 +40,8 @@ cells AS (
         tenant_id,
         sending_domain,
         provider,
-        CAST(FLOOR(date_part('epoch', counted_at) / 86400) AS BIGINT) AS day,
-        CAST(FLOOR(date_part('epoch', clock.as_of) / 86400) AS BIGINT) AS today,
+        CAST(FLOOR(counted_s / 86400) AS BIGINT) AS day,
+        CAST(FLOOR(clock.as_of_s / 86400) AS BIGINT) AS today,
         SUM(CASE WHEN event_type = 'delivered' THEN 1 ELSE 0 END) AS deliveries,
         SUM(CASE WHEN event_type IN ('delivered', 'bounced') THEN 1 ELSE 0 END) AS attempted,
         SUM(CASE WHEN event_type IN ('delivered', 'bounced', 'deferred') THEN 1 ELSE 0 END) AS attempts,
@@ -50,13 +50,12 @@ cells AS (
         SUM(is_block) AS blocked,
         SUM(is_throttled) AS throttled,
         SUM(CASE WHEN event_type = 'complained' THEN 1 ELSE 0 END) AS complaints
-    FROM as_of AS clock
+    FROM (SELECT as_of, date_part('epoch', as_of) AS as_of_s FROM as_of) AS clock
     CROSS JOIN facts
-    WHERE facts.recorded_at <= clock.as_of
-        AND facts.counted_at <= clock.as_of
-        AND facts.counted_at > clock.as_of - INTERVAL '91' DAY
-    GROUP BY clock.as_of, tenant_id, sending_domain, provider,
-        CAST(FLOOR(date_part('epoch', counted_at) / 86400) AS BIGINT)
+    WHERE facts.recorded_s <= clock.as_of_s
+        AND facts.counted_s <= clock.as_of_s
+        AND facts.counted_s > clock.as_of_s - 91 * 86400
+    GROUP BY clock.as_of, clock.as_of_s, tenant_id, sending_domain, provider, CAST(FLOOR(counted_s / 86400) AS BIGINT)
 ),
 
 shared AS (
