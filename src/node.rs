@@ -132,7 +132,7 @@ impl Node {
             Duration::from_secs(config.policy.publish_interval_s.into()),
         ));
         let sources = Arc::new(sources(&config)?);
-        let tokens = TokenKeys::new(1, control.keyring().derive("return-path token 1"));
+        let tokens = token_keys(&control);
         let hearing = Arc::new(Hearing::new(HearingParts {
             spool: spool.clone(),
             control: control.clone(),
@@ -352,6 +352,11 @@ impl Running {
         let _ = std::fs::remove_file(&self.socket);
         self.control.close().await;
     }
+}
+
+/// The keys of this installation's tokens.
+pub fn token_keys(control: &ControlStore) -> TokenKeys {
+    TokenKeys::new(1, control.keyring().derive("return-path token 1"))
 }
 
 async fn refresh(identities: Arc<ControlIdentities>, control: Arc<ControlStore>, stop: CancellationToken) {

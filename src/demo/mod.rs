@@ -1,25 +1,40 @@
-//! `sendlake demo`: two tenants send thousands of messages to four make-believe mailbox providers, over real
-//! SMTP on loopback, and SQL tells what became of them.
+//! `sendlake demo`: a story of ten days in three acts, on one node. Mail to make-believe providers and what became
+//! of it; a new domain that warms up; a campaign that people complain about, and the cut that follows.
+//!
+//! - [`receivers`]: the providers · `traffic`, `deliver`, `report`: first act · `warmup`: second · `incident`: third
+//! - `story`: node, tenants and time · `clock`: how time passes · `ask`: every number is an answer of SQL
+//! - `history`, `usual`: what is simulated as events · `complaints`: the feedback loop · `chart`: the picture
 
+mod ask;
+mod chart;
 mod client;
+mod clock;
+mod complaints;
+mod deliver;
+mod history;
+mod incident;
 pub mod receivers;
 mod report;
+mod story;
 mod traffic;
+mod usual;
+mod warmup;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use sendlake_control::domain::DomainOptions;
+use sendlake_control::clock::Timestamp;
 use sendlake_control::key::Scope;
 
+use self::clock::DemoClock;
+use self::complaints::{Complainers, Reporter};
+use self::history::Mailing;
 use self::receivers::{Profile, Receiver};
-use self::traffic::Sender;
+use self::story::{Sender, Story};
+use self::usual::UsualMail;
 use crate::config::{Config, Route};
-use crate::node::{Node, Roles, Running};
+use crate::node::{Node, Roles, token_keys};
 use crate::system;
 
 /// What `sendlake demo` was asked for.
@@ -34,16 +49,15 @@ pub struct Settings {
 
 /// A demo that has run, and still serves.
 pub struct Demo {
-    running: Running,
+    story: Story,
     receivers: Vec<Receiver>,
     key: String,
 }
 
 /// Marks a folder as a demo's, which the next demo may remove.
 const MARKER: &str = "demo.txt";
-/// Longest wait for the last retries.
-const DRAIN_MAX: Duration = Duration::from_secs(45);
-const CONNECTIONS: usize = 16;
+/// How long ago the story begins: a week and a day of history, then the incident, which ends now.
+const BEHIND_S: i64 = warmup::DAYS * 86_400 + incident::HOURS * 3_600 + 600;
 
 /// Domain of recipients, name of the provider, and how it behaves.
 fn providers() -> [(&'static str, &'static str, Profile); 4] {
@@ -72,22 +86,48 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
         });
         receivers.push(receiver);
     }
-    let running = start(demo_config(config, settings, routes)).await?;
-    let (key, senders) = tenants(&running).await?;
-    say(&format!(
-        "Two tenants send {} messages to four make-believe mailbox providers, over SMTP on this machine.\n\
-         The providers throttle, greylist and refuse as the real ones say they do.\n",
-        settings.messages
-    ))?;
-    let pace = send_all(&running, &senders, settings).await?;
-    report::print(&running, &pace, &settings.dir).await?;
-    Ok(Demo { running, receivers, key })
+    let (clock, ids) = DemoClock::new(&system::ids(), BEHIND_S);
+    let node = Node::open(demo_config(config, settings, routes), ids.clone()).await?;
+    let running = node.start(Roles::ALL).await?;
+    let story = Story { running, clock, ids, dir: settings.dir.clone() };
+    let key = story.running.control.create_key("demo", None, &Scope::ALL, "demo").await?.secret;
+    let acme = story.sender("acme", "Acme Shoes", "acme.example", true).await?;
+    let globex = story.sender("globex", "Globex Weekly", "globex.example", true).await?;
+
+    deliver::play(&story, &[acme.clone(), globex], settings.messages).await?;
+    let mut usual = usual_mail(&story, &acme)?;
+    let began = story.ids.now();
+    warmup::play(&story, &mut usual, began).await?;
+    let incident_began = began.plus_secs(warmup::DAYS * 86_400);
+    incident::play(&story, &mut usual, &acme, incident_began).await?;
+    // the story has caught up with the present, and what comes now has the present's dates
+    story.clock.set_forward(Timestamp(i64::MAX));
+    report::close(&settings.dir)?;
+    Ok(Demo { story, receivers, key })
+}
+
+fn usual_mail(story: &Story, acme: &Sender) -> anyhow::Result<UsualMail> {
+    let control = &story.running.control;
+    Ok(UsualMail {
+        mailing: Mailing {
+            domain: acme.domain.clone(),
+            campaign_id: "daily-picks",
+            audience: usual::AUDIENCE,
+        },
+        reporter: Reporter {
+            inbound: story.running.inbound.context("the demo's node listens for feedback")?,
+            tokens: token_keys(control),
+            domain: acme.domain.clone(),
+            provider: usual::REPORTING,
+        },
+        complainers: Complainers::default(),
+    })
 }
 
 impl Demo {
     /// What one can do while the demo keeps serving.
     pub fn explain(&self) -> anyhow::Result<()> {
-        let http = self.running.http;
+        let http = self.story.running.http;
         say(&format!(
             "\nStill serving on http://{http} until Ctrl-C. This key may do everything, while this folder lives:\n  {}\n\n  \
              curl -s http://{http}/v1/sql -H 'Authorization: Bearer {}' \\\n    \
@@ -97,23 +137,11 @@ impl Demo {
     }
 
     pub async fn stop(self) {
-        self.running.stop().await;
+        self.story.running.stop().await;
         for receiver in self.receivers {
             receiver.shutdown().await;
         }
     }
-}
-
-/// How fast it went.
-pub(super) struct Pace {
-    pub messages: usize,
-    /// Until the last message was accepted.
-    pub accepting: Duration,
-    /// Until nine of ten messages had left the queue; the rest waits for retries, by design.
-    pub most_settled: Duration,
-    /// Until the queue was empty.
-    pub settled: Duration,
-    pub left: u64,
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
@@ -155,7 +183,6 @@ fn demo_config(mut config: Config, settings: &Settings, routes: Vec<Route>) -> C
     config.route = routes;
     config.spool.free_space_floor_bytes = 64 << 20;
     config.lake.commit_interval_ms = 1_000;
-    config.policy.enforce = false;
     for source in &mut config.source {
         source.ehlo = "mail.example".into();
     }
@@ -163,92 +190,12 @@ fn demo_config(mut config: Config, settings: &Settings, routes: Vec<Route>) -> C
     config.delivery.retry_intervals_s = vec![1, 1, 2, 2, 3];
     config.delivery.retry_intervals_transactional_s = vec![1, 1, 2, 2, 3];
     config.delivery.retry_jitter = 0.3;
-    config.delivery.lifetime_s = 600;
-    config.delivery.lifetime_transactional_s = 600;
+    config.delivery.lifetime_s = 30 * 86_400;
+    config.delivery.lifetime_transactional_s = 30 * 86_400;
+    // feedback comes in here; limits are judged when the story says so
+    config.inbound.listen = "127.0.0.1:0".into();
+    config.policy.publish_interval_s = 0;
     config.delivery.site_backoff_s = 1;
     config.delivery.session_idle_ms = 1_000;
     config
-}
-
-async fn start(config: Config) -> anyhow::Result<Running> {
-    let node = Node::open(config, system::ids()).await?;
-    node.start(Roles::ALL).await
-}
-
-/// Two tenants with a domain and a key each. Returns the key for everything, and the tenants ready to send.
-async fn tenants(running: &Running) -> anyhow::Result<(String, Vec<Sender>)> {
-    const ACTOR: &str = "demo";
-    let admin = running.control.create_key(ACTOR, None, &Scope::ALL, "demo").await?;
-    let mut senders = Vec::new();
-    for (tenant, display_name, domain) in
-        [("acme", "Acme Shoes", "acme.example"), ("globex", "Globex Weekly", "globex.example")]
-    {
-        let tenant = tenant.parse()?;
-        running.control.create_tenant(ACTOR, &tenant, display_name).await?;
-        running.control.add_domain(ACTOR, &tenant, domain, DomainOptions::default()).await?;
-        let key = running.control.create_key(ACTOR, Some(&tenant), &[Scope::Send], "demo").await?;
-        senders.push(Sender {
-            key: key.secret,
-            domain: domain.to_owned(),
-            display_name: display_name.to_owned(),
-        });
-    }
-    running.refresh().await?;
-    Ok((admin.secret, senders))
-}
-
-/// Posts all messages over a few connections, then waits until the queue is empty, and tells how it goes.
-async fn send_all(running: &Running, senders: &[Sender], settings: &Settings) -> anyhow::Result<Pace> {
-    let started = Instant::now();
-    let total = settings.messages;
-    let accepted = Arc::new(AtomicUsize::new(0));
-    let next = Arc::new(AtomicUsize::new(0));
-    let senders: Arc<[Sender]> = senders.to_vec().into();
-    let mut posting = tokio::task::JoinSet::new();
-    for _ in 0..CONNECTIONS.min(total) {
-        let (http, accepted, next, senders) = (running.http, accepted.clone(), next.clone(), senders.clone());
-        posting.spawn(async move {
-            let mut client = client::Client::connect(http).await?;
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= total {
-                    return anyhow::Ok(());
-                }
-                let (key, message) = traffic::message(&senders, number)?;
-                client.post("/v1/messages", key, &message).await?;
-                accepted.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    }
-    let (mut accepting, mut most_settled) = (None, None);
-    let mut progress = report::Progress::new();
-    loop {
-        while let Some(joined) = posting.try_join_next() {
-            joined??;
-        }
-        let done = accepted.load(Ordering::Relaxed);
-        let counts = running.spool.reader().counts()?;
-        let left = counts.queued + counts.in_flight;
-        let elapsed = started.elapsed();
-        if done == total && posting.is_empty() {
-            accepting.get_or_insert(elapsed);
-        }
-        if accepting.is_some() && left <= (total / 10) as u64 {
-            most_settled.get_or_insert(elapsed);
-        }
-        progress.show(elapsed, done, total, left)?;
-        let drained = accepting.is_some() && left == 0;
-        let waited_enough = accepting.is_some_and(|at| elapsed > at + DRAIN_MAX);
-        if drained || waited_enough {
-            progress.end()?;
-            return Ok(Pace {
-                messages: total,
-                accepting: accepting.unwrap_or(elapsed),
-                most_settled: most_settled.unwrap_or(elapsed),
-                settled: elapsed,
-                left,
-            });
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

@@ -9,7 +9,9 @@ use sendlake_query::Scope;
 use sendlake_query::output::{Format, write};
 use uuid::Uuid;
 
-use super::{Pace, say};
+use super::ask::table;
+use super::deliver::Pace;
+use super::say;
 use crate::cli::print_history;
 use crate::node::Running;
 use crate::ports::{events_of, history};
@@ -55,7 +57,7 @@ impl Progress {
     }
 }
 
-pub(super) async fn print(running: &Running, pace: &Pace, dir: &Path) -> anyhow::Result<()> {
+pub(super) async fn print(running: &Running, pace: &Pace) -> anyhow::Result<()> {
     if let Some(lake) = &running.lake {
         lake.flush().await.context("bring the last events into the lake")?;
     }
@@ -71,24 +73,22 @@ pub(super) async fn print(running: &Running, pace: &Pace, dir: &Path) -> anyhow:
         let events = events_of(&running.engine, &Scope::AllTenants, message_id).await?;
         print_history(&history(message_id, events).context("the message has no history")?)?;
     }
-    print_pace(pace)?;
-    let id = message_id.map_or_else(|| "MESSAGE_ID".to_owned(), |id| id.to_string());
+    print_pace(pace)
+}
+
+/// What to look at next.
+pub(super) fn close(dir: &Path) -> anyhow::Result<()> {
     let dir = dir.display();
     say(&format!(
         "\nEverything lies in {dir}/: lake/events is a Delta table that DuckDB, Spark or pandas read too. Try next:\n\n  \
-         sendlake message {id} --dir {dir}\n  \
-         sendlake sql \"SELECT tenant_id, stream, outcome, count(*) AS messages FROM outcomes GROUP BY ALL ORDER BY 1, 2, 4 DESC\" --dir {dir}\n  \
-         sendlake sql \"SELECT reply_text, count(*) AS bounces FROM attempts WHERE event_type = 'bounced' GROUP BY 1 ORDER BY 2 DESC\" --dir {dir} --format csv\n\n\
+         sendlake sql --dir {dir} \"SELECT provider, deliveries, complaints, rate, baseline_rate, covered FROM complaint_baseline WHERE tenant_id = 'acme' AND age_h = 24\"\n  \
+         sendlake sql --dir {dir} \"SELECT hold_reason, count(*) AS messages FROM events WHERE event_type = 'held' GROUP BY 1 ORDER BY 2 DESC LIMIT 5\"\n  \
+         sendlake sql --dir {dir} \"SELECT provider, bounce_reason, bounce_rule, min(reply_text) AS for_instance FROM bounces GROUP BY 1, 2, 3 ORDER BY 1, 2\"\n\n\
+         and, about the incident: sendlake quota explain --dir {dir} --tenant acme, then sendlake review ls --dir {dir}\n\
          (`sendlake` stands for the binary just built: {})",
         std::env::current_exe()
             .map_or_else(|_| "target/debug/sendlake".into(), |path| path.display().to_string()),
     ))
-}
-
-async fn table(running: &Running, sql: &str) -> anyhow::Result<()> {
-    let output = running.engine.query(&Scope::AllTenants, sql, running.engine.limits().query).await?;
-    write(&output, Format::Table, &mut std::io::stdout().lock())?;
-    Ok(())
 }
 
 async fn one_message(running: &Running) -> anyhow::Result<Option<Uuid>> {

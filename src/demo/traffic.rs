@@ -3,13 +3,7 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
-/// A tenant that sends.
-#[derive(Clone, Debug)]
-pub(super) struct Sender {
-    pub key: String,
-    pub domain: String,
-    pub display_name: String,
-}
+use super::story::Sender;
 
 const FIRST_NAMES: [&str; 12] =
     ["ada", "bo", "chidi", "dora", "emil", "fatima", "goro", "hanna", "ivo", "jun", "kofi", "lea"];
@@ -36,7 +30,7 @@ pub(super) fn message(senders: &[Sender], number: usize) -> anyhow::Result<(&str
     let name = pick(&FIRST_NAMES, number / 12);
     let to = format!("{name}.{number}@{}", pick(&DOMAINS, number / 10));
     let from =
-        |local: &str| json!({ "email": format!("{local}@{}", sender.domain), "name": sender.display_name });
+        |local: &str| json!({ "email": format!("{local}@{}", sender.domain.domain), "name": sender.display_name });
     let body = match number % 6 {
         0 => json!({
             "from": from("hello"), "to": [to], "stream": "transactional", "tags": { "kind": "password-reset" },

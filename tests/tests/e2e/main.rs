@@ -13,6 +13,7 @@ mod access;
 mod bad_input;
 mod command_line;
 mod delivery;
+mod demo;
 mod disk;
 mod feedback;
 mod hostile;

@@ -1,0 +1,59 @@
+//! The demo tells its story to the end, and SQL gives its numbers again.
+
+use std::process::{Command, Stdio};
+
+use sendlake_tests::home::{Home, binary};
+
+#[test]
+fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
+    let home = Home::new();
+    let dir = home.path().join("demo");
+    let run = |args: &[&str]| {
+        let output = Command::new(binary())
+            .arg("--dir")
+            .arg(&dir)
+            .args(args)
+            .current_dir(home.path())
+            .env_remove("SENDLAKE_CONFIG")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {err}\n{out}");
+        out
+    };
+    let told = run(&["demo", "--messages", "300"]);
+    for part in
+        ["== 1.", "== 2.", "== 3.", "baseline", "A review", "gmail-like", "reports no complaints", "complaints.svg"]
+    {
+        assert!(told.contains(part), "{part} is missing in:\n{told}");
+    }
+    let svg = std::fs::read_to_string(dir.join("complaints.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("<polyline"));
+
+    let count = |sql: &str| -> u64 {
+        let printed: serde_json::Value = serde_json::from_str(&run(&["sql", "--format", "json", sql])).unwrap();
+        printed["rows"][0].as_object().unwrap().values().next().unwrap().as_u64().unwrap()
+    };
+    // the cut, at the provider that reports and at the one that never does
+    let cut = |provider: &str| {
+        count(&format!(
+            "SELECT count(*) FROM published_quotas WHERE tenant_id = 'acme' AND stream = 'marketing' \
+             AND provider = '{provider}' AND state = 'throttled'"
+        ))
+    };
+    assert_eq!((cut("yahoo-like"), cut("gmail-like")), (1, 1), "{told}");
+    assert_eq!(
+        count("SELECT count(*) FROM events WHERE event_type = 'complained' AND provider = 'gmail-like'"),
+        0
+    );
+    // receipts lose nothing
+    assert_eq!(
+        count("SELECT count(*) FROM events WHERE event_type = 'held' AND stream = 'transactional'"),
+        0,
+        "{told}"
+    );
+    assert!(count("SELECT count(*) FROM events WHERE event_type = 'held' AND tenant_id = 'acme'") > 500, "{told}");
+    assert_eq!(count("SELECT count(*) FROM reviews WHERE state = 'open' AND tenant_id = 'acme'"), 1);
+}
