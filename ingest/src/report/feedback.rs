@@ -28,11 +28,10 @@ pub fn read(mail: &Mail, report: &str) -> Feedback {
             "reported-domain" => feedback.reported_domain = text().map(|domain| domain.to_lowercase()),
             "arrival-date" | "received-date" => feedback.arrived_at = feedback.arrived_at.or(instant(&value)),
             "original-rcpt-to" | "removal-recipient" => {
-                if feedback.original_recipients.len() < RECIPIENTS_MAX {
-                    let address = value.trim_matches(['<', '>', ' ']).to_owned();
-                    if !address.is_empty() && !feedback.original_recipients.contains(&address) {
-                        feedback.original_recipients.push(address);
-                    }
+                let address = value.trim_matches(['<', '>', ' ']).to_owned();
+                let room = feedback.original_recipients.len() < RECIPIENTS_MAX;
+                if room && !address.is_empty() && !feedback.original_recipients.contains(&address) {
+                    feedback.original_recipients.push(address);
                 }
             }
             "original-mail-from" => {
