@@ -38,7 +38,7 @@ impl Server {
         let config = dir.join("sendlake.toml");
         std::fs::write(&config, configuration(dir, http, setup))?;
         run(binary, &config, &["tenant", "add", "bench"]).await?;
-        run(binary, &config, &["domain", "add", "--tenant", "bench", "bench.example"]).await?;
+        run(binary, &config, &["domain", "add", "--warm", "--tenant", "bench", "bench.example"]).await?;
         let arguments = ["key", "add", "--tenant", "bench", "--scope", "send", "--label", "bench"];
         let key = run(binary, &config, &arguments).await?.trim().to_owned();
         let log = dir.join("serve.log");
@@ -158,7 +158,7 @@ fn configuration(dir: &Path, http: SocketAddr, setup: &Setup) -> String {
          # commit to the lake every second, so that the end of a run is seen.\n\
          [storage]\ndir = {:?}\n[http]\nlisten = \"{http}\"\n\
          [limits]\nrate_per_s = 1000000\nrate_burst = 1000000\n\
-         [lake]\ncommit_interval_ms = 1000\n[policy]\nenforce = false\n\
+         [lake]\ncommit_interval_ms = 1000\n\
          [delivery]\nsessions_per_site_max = {}\n\
          [dkim]\nsign = {}\n\
          [[source]]\nname = \"default\"\nehlo = \"mail.bench.example\"\n{route}",

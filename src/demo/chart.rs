@@ -188,7 +188,9 @@ mod tests {
     fn chart() -> Chart {
         Chart {
             title: "Complaints <autumn-sale>".into(),
-            points: (0..=36).map(|hour| (f64::from(hour), 0.0003 + 0.0022 * f64::from(hour) / 36.0)).collect(),
+            points: (0..=36)
+                .map(|hour| (f64::from(hour), 0.0003 + 0.0022 * f64::from(hour) / 36.0))
+                .collect(),
             baseline: 0.0003,
             twice: 0.0006,
             pause: 0.003,

@@ -53,8 +53,10 @@ mod tests {
 
     #[test]
     fn the_clock_goes_forward_and_never_past_the_present() {
-        let system =
-            Ids { clock: Arc::new(ManualClock::new(Timestamp::from_secs(1_000))), entropy: Arc::new(SeededEntropy::new(1)) };
+        let system = Ids {
+            clock: Arc::new(ManualClock::new(Timestamp::from_secs(1_000))),
+            entropy: Arc::new(SeededEntropy::new(1)),
+        };
         let (clock, ids) = DemoClock::new(&system, 600);
         assert_eq!(ids.now(), Timestamp::from_secs(400));
         clock.set_forward(Timestamp::from_secs(700));

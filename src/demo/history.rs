@@ -50,7 +50,8 @@ pub(super) async fn deliver(
     let mut delivered = Vec::with_capacity(messages);
     let mut events = Vec::with_capacity(EVENTS_PER_WRITE);
     for number in 0..messages {
-        let share = i64::try_from(number).unwrap_or(0) * span_ms / i64::try_from(messages.max(1)).unwrap_or(1);
+        let share =
+            i64::try_from(number).unwrap_or(0) * span_ms / i64::try_from(messages.max(1)).unwrap_or(1);
         let at = from.plus_millis(share);
         let audience = audience_of(mailing.audience, number).context("a mailing without an audience")?;
         let message_id = uuid_v7(at, ids.entropy.as_ref());
@@ -74,7 +75,13 @@ pub(super) fn audience_of(audience: &'static [Audience], number: usize) -> Optio
     })
 }
 
-fn events_of(ids: &Ids, mailing: &Mailing, audience: &Audience, message_id: Uuid, at: Timestamp) -> [Event; 2] {
+fn events_of(
+    ids: &Ids,
+    mailing: &Mailing,
+    audience: &Audience,
+    message_id: Uuid,
+    at: Timestamp,
+) -> [Event; 2] {
     let recorded_at = ids.now();
     let about = |event_type, seq, at| {
         let mut event = Event::new(ids.uuid(), event_type, at, mailing.domain.tenant_id.clone());

@@ -21,8 +21,8 @@ const RATE_LAST: f64 = 0.002_5;
 const CAMPAIGN_LEFT: usize = 2_000;
 const RECEIPTS: usize = 400;
 const HOUR_S: i64 = 3_600;
-/// A server judges after each complaint; here every other hour keeps the story short.
-const JUDGED_EVERY_H: i64 = 2;
+/// A server judges after each complaint; here every third hour keeps the story short.
+const JUDGED_EVERY_H: i64 = 3;
 
 /// The cut, as the lake has it.
 struct Cut {
@@ -53,7 +53,8 @@ pub(super) async fn play(
         story.clock.set_forward(ends);
         if cut.is_none() {
             let span = (began, ends);
-            let sent = history::deliver(&story.running, &story.ids, &mailing, MESSAGES_PER_HOUR, span).await?;
+            let sent =
+                history::deliver(&story.running, &story.ids, &mailing, MESSAGES_PER_HOUR, span).await?;
             complainers.took(sent.into_iter().filter(|one| one.provider == usual::REPORTING));
         }
         usual.reporter.report(&complainers.complain(rate_at(hour), ends)).await?;
@@ -91,15 +92,17 @@ async fn after_the_cut(story: &Story, sender: &Sender) -> anyhow::Result<()> {
 }
 
 fn message(sender: &Sender, number: usize, campaign: bool) -> Value {
-    let domain = history::audience_of(usual::AUDIENCE, number).map_or("gmail.test", |one| one.recipient_domain);
+    let domain =
+        history::audience_of(usual::AUDIENCE, number).map_or("gmail.test", |one| one.recipient_domain);
     let (local, stream, subject) = if campaign {
         ("news", "marketing", "Autumn sale: last chance, again")
     } else {
         ("orders", "transactional", "Your receipt")
     };
+    let person = if campaign { "reader" } else { "buyer" };
     let mut message = json!({
         "from": { "email": format!("{local}@{}", sender.domain.domain), "name": sender.display_name },
-        "to": [format!("customer{number}@{domain}")],
+        "to": [format!("{person}.{number}@{domain}")],
         "stream": stream,
         "subject": subject,
         "text": format!("Hello,\n\nthis is number {number}.\n"),
@@ -108,6 +111,22 @@ fn message(sender: &Sender, number: usize, campaign: bool) -> Value {
         fields.insert("campaign_id".into(), CAMPAIGN.into());
     }
     message
+}
+
+/// Broken into lines of at most 110 characters.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + word.chars().count() < 110 => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("    {word}")),
+        }
+    }
+    lines.join("\n")
 }
 
 /// The curve as hours and rates, drawn out to the last hour.
@@ -142,16 +161,26 @@ async fn tell(story: &Story, cut: Option<Cut>) -> anyhow::Result<()> {
     std::fs::write(&picture, chart.svg()).with_context(|| format!("write {}", picture.display()))?;
     say(&format!("The same as a picture: {}\n", picture.display()))?;
     match &cut {
-        Some(cut) => say(&format!("The cut, {} hours in, at {}:\n", cut.hour, cut.at.to_chrono().format("%Y-%m-%d %H:%M UTC")))?,
+        Some(cut) => {
+            let at = cut.at.to_chrono().format("%Y-%m-%d %H:%M UTC");
+            say(&format!("The cut, {} hours in, at {at} of the simulated clock:\n", cut.hour))?;
+        }
         None => say("No cut was needed: the complaints stayed below twice the baseline.\n")?,
     }
     ask::table(&story.running, include_str!("sql/cut.sql")).await?;
+    for row in ask::rows(&story.running, include_str!("sql/cut_reasons.sql")).await? {
+        say(&format!(
+            "\n{}",
+            wrapped(&format!("{}: {}.", ask::text(&row, "provider"), ask::text(&row, "reason")))
+        ))?;
+    }
     say(&format!(
-        "\n{CAMPAIGN_LEFT} messages of the campaign and {RECEIPTS} receipts were handed over after the cut, as real mail:"
+        "\n{CAMPAIGN_LEFT} messages of the campaign and {RECEIPTS} receipts were handed over after the cut, as real mail. The campaign\n\
+         waits, but for a tenth of a usual day; receipts are not touched:"
     ))?;
     ask::table(&story.running, include_str!("sql/after_the_cut.sql")).await?;
-    say("\nThe review waits for a person:")?;
-    ask::table(&story.running, "SELECT tenant_id, stream, sending_domain, state, since, reason FROM reviews").await?;
+    say("\nA review waits for a person, who approves or stops:")?;
+    ask::table(&story.running, include_str!("sql/reviews.sql")).await?;
     say("\nBounces by provider and category, over all of the demo:")?;
     ask::table(&story.running, include_str!("sql/bounces_by_provider.sql")).await?;
     say("\nWhere the new domain's warm-up stands:")?;

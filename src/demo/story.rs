@@ -39,7 +39,13 @@ pub(super) struct Sender {
 impl Story {
     /// Gives a tenant a domain and a key to send with; makes the tenant first if need be. A `warm` domain has
     /// sent before, elsewhere.
-    pub async fn sender(&self, tenant: &str, display_name: &str, domain: &str, warm: bool) -> anyhow::Result<Sender> {
+    pub async fn sender(
+        &self,
+        tenant: &str,
+        display_name: &str,
+        domain: &str,
+        warm: bool,
+    ) -> anyhow::Result<Sender> {
         let control = &self.running.control;
         let tenant: TenantId = tenant.parse()?;
         if control.tenants().await?.iter().all(|known| known.tenant_id != tenant) {
@@ -80,14 +86,15 @@ impl Story {
         self.running.publish_quotas().await.context("judge and publish limits").map(drop)
     }
 
-    /// Waits until nothing is due or under way: what is left is held, or the wait took too long.
+    /// Waits until nothing is due or under way: what is left is held, or waits for its retry.
     pub async fn rest(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut quiet = 0;
-        while quiet < 10 && started.elapsed() < REST_MAX {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            let counts = self.running.spool.reader().counts()?;
-            quiet = if counts.queued + counts.in_flight == 0 { quiet + 1 } else { 0 };
+        while quiet < 8 && started.elapsed() < REST_MAX {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let in_flight = self.running.spool.reader().counts()?.in_flight;
+            let due = self.running.spool.lanes().next_due().is_some_and(|at| at <= self.ids.now());
+            quiet = if in_flight == 0 && !due { quiet + 1 } else { 0 };
         }
         Ok(())
     }

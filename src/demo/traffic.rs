@@ -29,8 +29,7 @@ pub(super) fn message(senders: &[Sender], number: usize) -> anyhow::Result<(&str
     let sender = senders.get(number % senders.len().max(1)).context("the demo has no tenant")?;
     let name = pick(&FIRST_NAMES, number / 12);
     let to = format!("{name}.{number}@{}", pick(&DOMAINS, number / 10));
-    let from =
-        |local: &str| json!({ "email": format!("{local}@{}", sender.domain.domain), "name": sender.display_name });
+    let from = |local: &str| json!({ "email": format!("{local}@{}", sender.domain.domain), "name": sender.display_name });
     let body = match number % 6 {
         0 => json!({
             "from": from("hello"), "to": [to], "stream": "transactional", "tags": { "kind": "password-reset" },

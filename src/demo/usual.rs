@@ -8,13 +8,13 @@ use super::history::{self, Audience, Mailing};
 use super::story::Story;
 
 /// Messages a day.
-pub(super) const PER_DAY: usize = 12_000;
+pub(super) const PER_DAY: usize = 10_000;
 /// Complaints per delivery of usual mail: 0.03 %.
 pub(super) const COMPLAINT_RATE: f64 = 0.000_3;
 /// The one provider that tells about complaints.
 pub(super) const REPORTING: &str = "yahoo-like";
 /// A day passes in so many steps: complaints come in between.
-const STEPS_PER_DAY: i64 = 6;
+const STEPS_PER_DAY: i64 = 4;
 const STEP_S: i64 = 86_400 / STEPS_PER_DAY;
 
 pub(super) const AUDIENCE: &[Audience] = &[

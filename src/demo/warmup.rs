@@ -25,31 +25,36 @@ pub(super) async fn play(story: &Story, usual: &mut UsualMail, from: Timestamp) 
     ))?;
     let messages = (0..MESSAGES).map(|number| (sender.key.clone(), newsletter(&sender, number)));
     story.post(messages.collect()).await?;
-    say(&format!("{:>10}  {:>9}  {:>9}  {:>6}  {}", "day (UTC)", "delivered", "in all", "held", "the ceiling in force"))?;
+    say(&format!(
+        "{:>10}  {:>9}  {:>9}  {:>6}  {}",
+        "day (UTC)", "delivered", "in all", "held", "the ceiling in force"
+    ))?;
     let mut before = 0.0;
     for day in 0..DAYS {
         let today = from.plus_secs(day * DAY_S);
         story.move_to(today).await?;
         story.rest().await?;
+        let ceiling = ask::rows(&story.running, include_str!("sql/warmup_ceiling.sql")).await?;
+        usual.day(story, today).await?;
         let row = ask::rows(&story.running, include_str!("sql/warmup_day.sql")).await?;
         let row = row.first().cloned().unwrap_or_default();
         let delivered = ask::number(&row, "delivered");
         say(&format!(
-            "{:>10}  {:>9}  {:>9}  {:>6}  {}",
+            "{:>10}  {:>9}  {:>9}  {:>7}  {}",
             today.to_chrono().format("%Y-%m-%d"),
             delivered - before,
             delivered,
-            ask::number(&row, "held"),
-            ask::text(&row, "reason"),
+            ask::number(&row, "waiting"),
+            ceiling.first().map_or("", |row| ask::text(row, "reason")),
         ))?;
         before = delivered;
-        usual.day(story, today).await?;
     }
     Ok(())
 }
 
 fn newsletter(sender: &Sender, number: usize) -> Value {
-    let domain = history::audience_of(usual::AUDIENCE, number).map_or("gmail.test", |one| one.recipient_domain);
+    let domain =
+        history::audience_of(usual::AUDIENCE, number).map_or("gmail.test", |one| one.recipient_domain);
     json!({
         "from": { "email": format!("hello@{}", sender.domain.domain), "name": sender.display_name },
         "to": [format!("reader{number}@{domain}")],

@@ -152,7 +152,7 @@ impl Home {
     /// A tenant with a sending domain. Returns a key for everything that tenants may do.
     pub fn tenant(&self, name: &str, domain: &str) -> String {
         self.ok(&["tenant", "add", name]);
-        self.ok(&["domain", "add", "--tenant", name, domain]);
+        self.ok(&["domain", "add", "--warm", "--tenant", name, domain]);
         self.key(name, &["send", "read", "sql"])
     }
 

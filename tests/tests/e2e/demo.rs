@@ -24,16 +24,24 @@ fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
         out
     };
     let told = run(&["demo", "--messages", "300"]);
-    for part in
-        ["== 1.", "== 2.", "== 3.", "baseline", "A review", "gmail-like", "reports no complaints", "complaints.svg"]
-    {
+    for part in [
+        "== 1.",
+        "== 2.",
+        "== 3.",
+        "baseline",
+        "A review",
+        "gmail-like",
+        "reports no complaints",
+        "complaints.svg",
+    ] {
         assert!(told.contains(part), "{part} is missing in:\n{told}");
     }
     let svg = std::fs::read_to_string(dir.join("complaints.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("<polyline"));
 
     let count = |sql: &str| -> u64 {
-        let printed: serde_json::Value = serde_json::from_str(&run(&["sql", "--format", "json", sql])).unwrap();
+        let printed: serde_json::Value =
+            serde_json::from_str(&run(&["sql", "--format", "json", sql])).unwrap();
         printed["rows"][0].as_object().unwrap().values().next().unwrap().as_u64().unwrap()
     };
     // the cut, at the provider that reports and at the one that never does
@@ -54,6 +62,9 @@ fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
         0,
         "{told}"
     );
-    assert!(count("SELECT count(*) FROM events WHERE event_type = 'held' AND tenant_id = 'acme'") > 500, "{told}");
+    assert!(
+        count("SELECT count(*) FROM events WHERE event_type = 'held' AND tenant_id = 'acme'") > 500,
+        "{told}"
+    );
     assert_eq!(count("SELECT count(*) FROM reviews WHERE state = 'open' AND tenant_id = 'acme'"), 1);
 }

@@ -74,7 +74,10 @@ async fn torture_by_kill_9_loses_nothing_and_records_nothing_twice() {
     let clock = sendlake::system::ids().clock;
     let gmail = Profile { reply_delay: Duration::ZERO, slow_delay: Duration::ZERO, ..Profile::gmail() };
     let sink = Receiver::start(gmail.record(Keep::Digest, clock), seed as u64).unwrap();
-    let home = Home::new().route("sink.test", sink.addr()).set("lake.commit_interval_ms", 200);
+    let home = Home::new()
+        .route("sink.test", sink.addr())
+        .set("lake.commit_interval_ms", 200)
+        .set("policy.enforce", true);
     let mut server: Server = home.start().await;
     let key = home.tenant("acme", "acme.example");
     server.http.ready(&key, "acme.example").await;
@@ -135,7 +138,7 @@ fn check_lake(home: &Home, taken: &[(usize, String)], messages: usize) -> u64 {
     let distinct: HashSet<_> = taken.iter().map(|(_, id)| id).collect();
     assert_eq!(distinct.len(), messages, "each message has an id of its own");
     let rows = home.sql(
-        "SELECT message_id, max(recipient) AS recipient, min(seq) AS first, max(seq) AS last, count(*) AS n, \
+        "SELECT message_id, max(recipient) AS recipient, min(seq) AS first, max(seq) AS last, count(seq) AS n, \
          count(DISTINCT seq) AS seqs, sum(CASE WHEN event_type = 'accepted' THEN 1 ELSE 0 END) AS accepted, \
          sum(CASE WHEN event_type IN ('delivered', 'bounced', 'expired', 'cancelled') THEN 1 ELSE 0 END) AS terminal \
          FROM events WHERE message_id IS NOT NULL GROUP BY message_id",
