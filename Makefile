@@ -16,7 +16,7 @@ help:  ## list the targets
 build:  ## build everything in the profile that the demo and the tests share
 	$(CARGO) build --workspace --locked
 
-demo: build  ## send 5,000 messages to four make-believe providers, and ask SQL (ARGS=--keep goes on serving)
+demo: build  ## three acts: mail goes out, a domain warms up, a campaign is cut (ARGS=--keep goes on serving)
 	$(SENDLAKE_BIN) demo $(ARGS)
 
 $(VENV)/ready: tests/peers/requirements.txt

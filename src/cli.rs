@@ -53,7 +53,8 @@ struct Global {
 enum Command {
     /// Run the server: HTTP API, delivery, lake writer, SQL.
     Serve(run::ServeArgs),
-    /// Send thousands of messages to four make-believe mailbox providers over real SMTP, and show what came of it.
+    /// A story in three acts: thousands of messages to make-believe providers over real SMTP, a new domain that warms up,
+    /// and a campaign that people complain about.
     Demo(run::DemoArgs),
     /// Ask the lake, in SQL. Tables: events, outcomes, bounces, complaint_baseline, quotas, … (SHOW TABLES lists them).
     Sql(sql::SqlArgs),

@@ -221,6 +221,19 @@ impl Publisher {
         Some(event)
     }
 
+    /// Whether a review of this stream and domain is open or was stopped: what an approval may be about.
+    pub async fn in_review(&self, tenant: &TenantId, stream: &str, domain: &str) -> anyhow::Result<bool> {
+        let quoted = |text: &str| text.replace('\'', "''");
+        let sql = format!(
+            "SELECT 1 FROM reviews WHERE stream = '{}' AND sending_domain = '{}' AND state <> 'approved'",
+            quoted(stream),
+            quoted(domain)
+        );
+        let scope = sendlake_query::Scope::Tenant(tenant.clone());
+        let found = self.engine.query(&scope, &sql, self.engine.limits().query).await?;
+        Ok(found.num_rows() > 0)
+    }
+
     /// Logs an operator's decision about an identity, and publishes what follows from it.
     pub async fn decide(
         &self,

@@ -4,7 +4,8 @@
 -- Consumer: the publisher, which writes it to the table `quotas`; `sendlake quota explain`.
 -- Cost: the views complaint_baseline and warmup_ceiling: two scans of events, and two of quota_changed.
 -- Notes:
---   Warm-up: one row a provider group, stream '*', for domains that have not graduated everywhere.
+--   Warm-up: one row a stream and provider group, for domains that have not graduated everywhere. Each stream has the
+--   ceiling to itself, so that a newsletter does not use up what receipts may send.
 --   Complaints: every registered domain has a row for each stream and provider '*', so that the sender knows it was
 --   judged. Twice the baseline at one provider that reports complaints cuts the stream at every provider, since the others
 --   see the same mail: to a tenth of the normal day, 50 at least, while the review is open. 0.3 % pauses. Transactional
@@ -187,7 +188,7 @@ limits AS (
     SELECT
         as_of,
         tenant_id,
-        '*',
+        streams.stream,
         sending_domain,
         provider,
         daily_limit,
@@ -209,6 +210,7 @@ limits AS (
         || ',"stage":' || COALESCE(CAST(stage AS STRING), 'null')
         || ',"needed":' || COALESCE(CAST(needed AS STRING), 'null')
     FROM warmup_ceiling
+    CROSS JOIN (VALUES ('transactional'), ('marketing'), ('cold')) AS streams (stream)
     WHERE NOT warm
 )
 

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -32,9 +31,16 @@ const COLUMNS: [&str; 7] =
 
 pub(crate) async fn run(config: &Config, args: IngestArgs) -> CommandResult {
     let mut told = Vec::new();
+    let mut unread = Vec::new();
     let mut refused = 0;
     for path in &args.files {
-        let mail = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let mail = match std::fs::read(path) {
+            Ok(mail) => mail,
+            Err(error) => {
+                unread.push(format!("{} cannot be read: {error}", path.display()));
+                continue;
+            }
+        };
         let answer = post(config, "/local/ingest", "message/rfc822", mail.into()).await?;
         for heard in answer.as_array().into_iter().flatten().filter_map(Value::as_object) {
             refused += usize::from(heard.get("outcome").and_then(Value::as_str) == Some("refused"));
@@ -42,6 +48,9 @@ pub(crate) async fn run(config: &Config, args: IngestArgs) -> CommandResult {
         }
     }
     rows::print(&told, &COLUMNS, args.format.format)?;
+    if !unread.is_empty() {
+        return Err(Failure::Other(anyhow::anyhow!(unread.join("; "))));
+    }
     if refused > 0 {
         return Err(Failure::Refused(format!("{refused} of {} mails refused", args.files.len())));
     }

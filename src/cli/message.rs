@@ -57,11 +57,13 @@ pub(crate) fn print(found: &sendlake_sender::api::ports::MessageHistory) -> anyh
 }
 
 fn brief(event: &Map<String, Value>) -> Map<String, Value> {
-    const REPLY_CHARS_MAX: usize = 70;
+    const REPLY_CHARS_MAX: usize = 110;
     let mut brief = event.clone();
-    // what was decided here has no reply; why stands in its detail
-    if let (None, Some(detail)) = (event.get("reply_text"), event.get("detail")) {
-        brief.insert("reply_text".into(), detail.clone());
+    // what was decided here has no reply, but a reason
+    if !event.contains_key("reply_text")
+        && let Some(why) = event.get("hold_reason").or(event.get("detail"))
+    {
+        brief.insert("reply_text".into(), why.clone());
     }
     for (column, value) in &mut brief {
         if let Value::String(text) = value {

@@ -121,6 +121,12 @@ pub(crate) async fn run(config: &Config, command: QuotaCommand) -> CommandResult
 }
 
 async fn read(config: &Config) -> anyhow::Result<Option<PublishedQuotas>> {
+    if !config.control_path().exists() {
+        anyhow::bail!(
+            "{} is no data folder: it holds no control.db; name one with --dir, or make one with `sendlake serve`",
+            config.storage.dir.display()
+        );
+    }
     let store = open_store(&config.lake_place(), &config.storage.options)?;
     match QuotasTable::open_existing(&store).await? {
         Some(table) => Ok(table.load().await?),

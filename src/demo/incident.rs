@@ -39,7 +39,7 @@ pub(super) async fn play(
     say(&format!(
         "\n== 3. The incident ==\n\n\
          acme sends {CAMPAIGN}: {MESSAGES_PER_HOUR} messages an hour (simulated as events, on the simulated clock). More and more people\n\
-         press \"spam\": complaints climb from {} of deliveries to {} within {HOURS} hours, and never reach 0.3 %.\n\
+         press \"spam\": complaints climb from {} of deliveries to almost {} within {HOURS} hours, and never reach 0.3 %.\n\
          {} sends a feedback report for each (real ARF over SMTP). gmail-like never sends any.\n",
         percent(usual::COMPLAINT_RATE),
         percent(RATE_LAST),
@@ -67,6 +67,12 @@ pub(super) async fn play(
         }
     }
     tell(story, cut).await
+}
+
+/// When the cut was judged, as `--as-of` takes it.
+pub(super) async fn judged_at(story: &Story) -> anyhow::Result<String> {
+    let rows = ask::rows(&story.running, include_str!("sql/cut.sql")).await?;
+    Ok(rows.first().map_or_else(String::new, |row| ask::text(row, "judged_at").to_owned()))
 }
 
 /// Slow at first, then faster, then levelling off: from the usual rate to the last one.
@@ -157,6 +163,7 @@ async fn tell(story: &Story, cut: Option<Cut>) -> anyhow::Result<()> {
         cut: cut.as_ref().map(|cut| (cut.hour as f64, "acme's marketing is cut; a review is opened".into())),
     };
     say(&chart.terminal())?;
+    say("(The curve goes on rising after the cut: people complain about what they already have.)")?;
     let picture = story.dir.join("complaints.svg");
     std::fs::write(&picture, chart.svg()).with_context(|| format!("write {}", picture.display()))?;
     say(&format!("The same as a picture: {}\n", picture.display()))?;

@@ -97,12 +97,12 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
     deliver::play(&story, &[acme.clone(), globex], settings.messages).await?;
     let mut usual = usual_mail(&story, &acme)?;
     let began = story.ids.now();
-    warmup::play(&story, &mut usual, began).await?;
+    warmup::play(&story, &mut usual, began, settings.seed).await?;
     let incident_began = began.plus_secs(warmup::DAYS * 86_400);
     incident::play(&story, &mut usual, &acme, incident_began).await?;
     // the story has caught up with the present, and what comes now has the present's dates
     story.clock.set_forward(Timestamp(i64::MAX));
-    report::close(&settings.dir)?;
+    report::close(&settings.dir, &incident::judged_at(&story).await?)?;
     Ok(Demo { story, receivers, key })
 }
 

@@ -76,16 +76,21 @@ pub(super) async fn print(running: &Running, pace: &Pace) -> anyhow::Result<()> 
     print_pace(pace)
 }
 
-/// What to look at next.
-pub(super) fn close(dir: &Path) -> anyhow::Result<()> {
+/// What to look at next. `judged_at` is the instant of the cut.
+pub(super) fn close(dir: &Path, judged_at: &str) -> anyhow::Result<()> {
     let dir = dir.display();
     say(&format!(
-        "\nEverything lies in {dir}/: lake/events is a Delta table that DuckDB, Spark or pandas read too. Try next:\n\n  \
-         sendlake sql --dir {dir} \"SELECT provider, deliveries, complaints, rate, baseline_rate, covered FROM complaint_baseline WHERE tenant_id = 'acme' AND age_h = 24\"\n  \
-         sendlake sql --dir {dir} \"SELECT hold_reason, count(*) AS messages FROM events WHERE event_type = 'held' GROUP BY 1 ORDER BY 2 DESC LIMIT 5\"\n  \
-         sendlake sql --dir {dir} \"SELECT provider, bounce_reason, bounce_rule, min(reply_text) AS for_instance FROM bounces GROUP BY 1, 2, 3 ORDER BY 1, 2\"\n\n\
-         and, about the incident: sendlake quota explain --dir {dir} --tenant acme, then sendlake review ls --dir {dir}\n\
-         (`sendlake` stands for the binary just built: {})",
+        "\nEverything lies in {dir}/: lake/events is a Delta table that DuckDB, Spark or pandas read too. Three questions to try:\n\n\
+         What did the views know when they cut?\n  \
+         sendlake sql --dir {dir} --as-of {judged_at} \"SELECT provider, covered, deliveries, complaints, rate, rate_lower, \
+         baseline_rate FROM complaint_baseline WHERE tenant_id = 'acme' AND stream = 'marketing' AND age_h = 6 ORDER BY 1\"\n\
+         Why was mail held, and how much?\n  \
+         sendlake sql --dir {dir} \"SELECT tenant_id, policy_id, count(*) AS messages, min(hold_reason) AS for_instance \
+         FROM events WHERE event_type = 'held' GROUP BY 1, 2 ORDER BY 3 DESC\"\n\
+         Which rule called which bounce what?\n  \
+         sendlake sql --dir {dir} \"SELECT provider, bounce_reason, bounce_rule, min(reply_text) AS for_instance FROM bounces \
+         GROUP BY 1, 2, 3 ORDER BY 1, 2\"\n\n\
+         `sendlake review ls --dir {dir}` lists the review. `sendlake` stands for the binary just built:\n{}",
         std::env::current_exe()
             .map_or_else(|_| "target/debug/sendlake".into(), |path| path.display().to_string()),
     ))

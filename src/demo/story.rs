@@ -86,15 +86,19 @@ impl Story {
         self.running.publish_quotas().await.context("judge and publish limits").map(drop)
     }
 
-    /// Waits until nothing is due or under way: what is left is held, or waits for its retry.
+    /// Waits until nothing is left but what is held. Retries do not wait their time: the clock is simulated anyway.
     pub async fn rest(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut quiet = 0;
         while quiet < 8 && started.elapsed() < REST_MAX {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            let in_flight = self.running.spool.reader().counts()?.in_flight;
-            let due = self.running.spool.lanes().next_due().is_some_and(|at| at <= self.ids.now());
-            quiet = if in_flight == 0 && !due { quiet + 1 } else { 0 };
+            let counts = self.running.spool.reader().counts()?;
+            quiet = if counts.queued + counts.in_flight == 0 { quiet + 1 } else { 0 };
+            if counts.in_flight == 0 && counts.queued > 0 {
+                // what is queued comes before what is held
+                let queued = usize::try_from(counts.queued).unwrap_or(usize::MAX);
+                self.running.spool.retry_now(|_| true, queued).await?;
+            }
         }
         Ok(())
     }

@@ -73,6 +73,16 @@ async fn review(
         return Ok((StatusCode::NOT_FOUND, Json(json!({ "detail": detail }))).into_response());
     };
     let stream = asked.stream.to_string();
+    if asked.decision == Decision::Approve {
+        let in_review = judging.publisher.in_review(&asked.tenant_id, &stream, &domain.domain).await;
+        if !in_review.map_err(|error| LocalError(format!("{error:#}")))? {
+            let detail = format!(
+                "no review of {stream} mail of {} is open or was stopped; `sendlake review ls` lists them",
+                domain.domain
+            );
+            return Ok((StatusCode::NOT_FOUND, Json(json!({ "detail": detail }))).into_response());
+        }
+    }
     let action = match asked.decision {
         Decision::Approve => "review_approved",
         Decision::Stop => "review_stopped",
