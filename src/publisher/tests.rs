@@ -148,6 +148,6 @@ async fn a_new_domain_is_limited_from_its_first_publication() {
     world.publish().await;
     let options = DomainOptions::default();
     world.node.control.add_domain("test", &acme(), "new.example", options).await.unwrap();
-    assert_eq!(world.publish().await.changes, 5, "four large providers and all others");
-    assert_eq!(world.count("SELECT * FROM published_quotas WHERE state = 'warming'").await, 5);
+    assert_eq!(world.publish().await.changes, 15, "three streams to four large providers and all others");
+    assert_eq!(world.count("SELECT * FROM published_quotas WHERE state = 'warming'").await, 15);
 }

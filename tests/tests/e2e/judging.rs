@@ -28,7 +28,7 @@ async fn a_new_domain_is_judged_at_once_and_a_review_is_obeyed_after_kill_9() {
     home.ok(&["tenant", "add", "acme"]);
     home.ok(&["domain", "add", "--tenant", "acme", "acme.example"]);
     until_limits(&home, "the new domain's limits", |limits| {
-        limits.iter().filter(|(_, _, state)| state == "warming").count() == 5 && limits.len() == 8
+        limits.iter().filter(|(_, _, state)| state == "warming").count() == 15 && limits.len() == 18
     })
     .await;
     let explained = home.run(&["quota", "explain", "--domain", "acme.example", "--provider", "gmx"]);
