@@ -39,7 +39,7 @@ async fn the_wish_of_an_event_is_there_after_a_crash_and_is_settled_once() {
     let fixture = Fixture::new();
     let spool = fixture.open();
     let event = complaint(&fixture);
-    spool.log(&[event.clone()]).await.unwrap();
+    spool.log(std::slice::from_ref(&event)).await.unwrap();
     spool.wished().await;
     drop(spool); // killed before anybody looked
 
