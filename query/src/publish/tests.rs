@@ -39,9 +39,9 @@ async fn an_empty_lake_publishes_a_row_for_every_domain_and_stream() {
     let engine = engine_within(snapshot(&[], &events("")), surroundings, limits());
     let rows = evaluate(&engine, NOW).await.unwrap();
     let of = |domain: &str| rows.iter().filter(|row| row.identity == domain).count();
-    assert_eq!((of("acme.example"), of("new.example")), (3, 8));
+    assert_eq!((of("acme.example"), of("new.example")), (3, 18));
     assert!(rows.iter().all(|row| row.as_of == NOW && row.valid_until == NOW.plus_secs(900)));
-    assert_eq!(changes(&[], &rows).len(), 5, "only the ceilings limit anything");
+    assert_eq!(changes(&[], &rows).len(), 15, "only the ceilings limit anything");
 }
 
 #[test]
