@@ -4,11 +4,16 @@
 //! and the last LSN. An error says nothing about whether that commit landed: the table is asked again, and
 //! its answer counts.
 
+mod encode;
+mod overlap;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::{concat_batches, filter_record_batch, kernels};
+use arrow::datatypes::Int64Type;
+use arrow::error::ArrowError;
 use deltalake::DeltaTableError;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, FinalizedCommit, TransactionError};
 use deltalake::kernel::{Action, Add, Transaction};
-use deltalake::operations::write::WriterStatsConfig;
-use deltalake::operations::write::writer::{DeltaWriter, WriterConfig};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
 use uuid::Uuid;
@@ -38,35 +43,60 @@ impl EventsTable {
         if let Some(foreign) = rows.iter().find(|row| row.incarnation != incarnation) {
             return Err(LakeError::ForeignEvent { expected: incarnation, found: foreign.incarnation });
         }
-        let last_lsn = rows.iter().map(|row| row.lsn).max().unwrap_or(0);
+        let through_lsn = rows.iter().map(|row| row.lsn).max().unwrap_or(0);
+        let batch = tokio::task::spawn_blocking(move || to_batch(&rows)).await??;
+        self.append_batch(incarnation, through_lsn, vec![batch]).await
+    }
+
+    /// Appends rows in Arrow form: each batch with [`EVENTS_SCHEMA`], rows in any order, all of one spool and none
+    /// above `through_lsn`. With them everything of that spool up to `through_lsn` is in the table. The same rules
+    /// hold as for [`EventsTable::append`].
+    ///
+    /// Rows are left out only where the table holds the very same events. Other events under the same numbers
+    /// mean that two copies of one spool are at work: [`LakeError::Forked`].
+    pub async fn append_batch(
+        &self,
+        incarnation: Uuid,
+        through_lsn: u64,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Appended, LakeError> {
+        let batch = tokio::task::spawn_blocking(move || -> Result<_, LakeError> {
+            let batch = concat_batches(&EVENTS_SCHEMA, &batches)?;
+            drop(batches);
+            check(&batch, incarnation, through_lsn)?;
+            Ok(layout::sort(&batch)?)
+        });
+        let batch = batch.await??;
         let _turn = self.appending.lock().await;
 
         let mut encoded: Option<Encoded> = None;
-        let mut rows = rows;
+        let mut compared_lsn = 0;
         let mut conflicts = 0;
         loop {
             let pinned = self.pin(Some(incarnation)).await?;
-            if pinned.committed_lsn >= last_lsn {
+            if pinned.committed_lsn > compared_lsn {
+                self.compare(&pinned, incarnation, &batch).await?;
+                compared_lsn = pinned.committed_lsn;
+            }
+            if pinned.committed_lsn >= through_lsn {
                 return Ok(Appended { version: pinned.version, lsn: pinned.committed_lsn });
             }
             let adds = match &encoded {
                 Some(ready) if ready.after_lsn == pinned.committed_lsn => ready.adds.clone(),
                 _ => {
-                    rows.retain(|row| row.lsn > pinned.committed_lsn);
-                    let adds;
-                    (rows, adds) = self.encode(&pinned, rows).await?;
+                    let adds = self.encode(&pinned, above(&batch, pinned.committed_lsn)?).await?;
                     encoded = Some(Encoded { after_lsn: pinned.committed_lsn, adds: adds.clone() });
                     adds
                 }
             };
-            let error = match self.commit(&pinned, incarnation, adds, last_lsn).await {
+            let error = match self.commit(&pinned, incarnation, adds, through_lsn).await {
                 Ok(commit) => {
                     let version = commit.version;
                     // Should reading our own commit back fail, the next pin reads it again.
                     if let Err(error) = self.advance(commit.snapshot).await {
                         tracing::debug!(%error, "could not take over the state after a commit");
                     }
-                    return Ok(Appended { version, lsn: last_lsn });
+                    return Ok(Appended { version, lsn: through_lsn });
                 }
                 Err(error) => error,
             };
@@ -75,52 +105,14 @@ impl EventsTable {
                 continue;
             }
             return match self.pin(Some(incarnation)).await {
-                Ok(now) if now.committed_lsn >= last_lsn => {
-                    tracing::info!(lsn = last_lsn, %error, "a commit landed although its answer was an error");
+                Ok(now) if now.committed_lsn >= through_lsn => {
+                    self.compare(&now, incarnation, &batch).await?;
+                    tracing::info!(lsn = through_lsn, %error, "a commit landed although its answer was an error");
                     Ok(Appended { version: now.version, lsn: now.committed_lsn })
                 }
                 _ => Err(self.failed("append to")(error)),
             };
         }
-    }
-
-    /// Writes rows as Parquet files that no commit names yet. Hands the rows back, sorted.
-    async fn encode(
-        &self,
-        pinned: &Pinned,
-        mut rows: Vec<LoggedEvent>,
-    ) -> Result<(Vec<LoggedEvent>, Vec<Add>), LakeError> {
-        let state = pinned.table.snapshot().map_err(self.failed("read the state of"))?;
-        let stats = WriterStatsConfig::from_config(state.snapshot().table_configuration());
-        let config = WriterConfig::new(
-            EVENTS_SCHEMA.clone(),
-            vec![PARTITION_COLUMN.to_owned()],
-            Some(layout::writer_properties()),
-            None,
-            None,
-            stats.num_indexed_cols,
-            stats.stats_columns,
-        );
-        let mut writer = DeltaWriter::new(self.log_store.object_store(None), config);
-        let runtime = tokio::runtime::Handle::current();
-        // Sorting and compressing take long enough to hold up the runtime's own threads.
-        let work = move || {
-            layout::sort(&mut rows);
-            let batch = to_batch(&rows)?;
-            let adds = runtime.block_on(async {
-                match writer.write(&batch).await {
-                    Ok(()) => writer.close().await,
-                    Err(error) => {
-                        // The first error counts; parts of an upload that stay behind are vacuumed later.
-                        let _ = writer.abort().await;
-                        Err(error)
-                    }
-                }
-            });
-            Ok((rows, adds))
-        };
-        let (rows, adds) = tokio::task::spawn_blocking(work).await?.map_err(LakeError::Encode)?;
-        Ok((rows, adds.map_err(self.failed("write Parquet files of"))?))
     }
 
     async fn commit(
@@ -154,6 +146,43 @@ impl EventsTable {
 struct Encoded {
     after_lsn: u64,
     adds: Vec<Add>,
+}
+
+/// All rows of one spool, and none above the LSN that the commit will claim.
+fn check(batch: &RecordBatch, incarnation: Uuid, through_lsn: u64) -> Result<(), LakeError> {
+    let expected = incarnation.to_string();
+    let foreign = text(batch, "incarnation")?.iter().flatten().find(|found| *found != expected);
+    if let Some(foreign) = foreign {
+        let found = Uuid::parse_str(foreign).unwrap_or_default();
+        return Err(LakeError::ForeignEvent { expected: incarnation, found });
+    }
+    let last_lsn = kernels::aggregate::max(lsns(batch)?).unwrap_or(0).cast_unsigned();
+    if last_lsn > through_lsn {
+        let text = format!("a row has LSN {last_lsn}, the commit would end at {through_lsn}");
+        return Err(ArrowError::InvalidArgumentError(text).into());
+    }
+    Ok(())
+}
+
+/// The rows above `after_lsn`, in their order.
+fn above(batch: &RecordBatch, after_lsn: u64) -> Result<RecordBatch, ArrowError> {
+    let after_lsn = i64::try_from(after_lsn).unwrap_or(i64::MAX);
+    let lsns = lsns(batch)?;
+    if lsns.values().iter().all(|lsn| *lsn > after_lsn) {
+        return Ok(batch.clone());
+    }
+    let wanted = lsns.values().iter().map(|lsn| Some(*lsn > after_lsn)).collect();
+    filter_record_batch(batch, &wanted)
+}
+
+fn lsns(batch: &RecordBatch) -> Result<&Int64Array, ArrowError> {
+    let column = batch.column_by_name("lsn").and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column.ok_or_else(|| ArrowError::SchemaError("a batch of events has no column lsn".to_owned()))
+}
+
+fn text<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray, ArrowError> {
+    let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    column.ok_or_else(|| ArrowError::SchemaError(format!("a batch of events has no column {name}")))
 }
 
 /// Whether another commit got in between, so that trying again on a newer version may work.

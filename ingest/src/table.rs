@@ -43,6 +43,12 @@ pub enum LakeError {
     Encode(#[from] ArrowError),
     #[error("an event of spool {found} was offered as one of spool {expected}")]
     ForeignEvent { expected: Uuid, found: Uuid },
+    #[error(
+        "the lake table at {table} holds other events of spool {incarnation} than this one: they agree up to LSN \
+         {shared_lsn}, the lake's end at {committed_lsn}. Two copies of one spool have been running. Start this one \
+         again: what the lake lacks then goes there under a new incarnation. See to it that only one copy runs"
+    )]
+    Forked { table: Url, incarnation: Uuid, shared_lsn: u64, committed_lsn: u64 },
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error("the work was cancelled: {0}")]

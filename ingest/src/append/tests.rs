@@ -146,6 +146,63 @@ async fn events_of_another_spool_are_refused() {
 }
 
 #[tokio::test]
+async fn another_copy_of_the_spool_is_told_from_a_lost_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = EventsTable::open(&lake(&dir)).await.unwrap();
+    // Both copies have events 1 to 5; from there on each logs its own.
+    let copy = |own: u128| {
+        let mut rows = events(SPOOL, 1..=9);
+        for row in rows.iter_mut().filter(|row| row.lsn > 5) {
+            row.event.event_id = Uuid::from_u128(own << 64 | u128::from(row.lsn));
+        }
+        rows
+    };
+    table.append(SPOOL, copy(1)).await.unwrap();
+    assert_eq!(table.append(SPOOL, copy(1)).await.unwrap().lsn, 9, "the same events again are no other copy");
+    for through in [7, 9] {
+        let rows = copy(2).into_iter().filter(|row| row.lsn <= through).collect();
+        let error = table.append(SPOOL, rows).await.unwrap_err();
+        assert!(matches!(error, LakeError::Forked { shared_lsn: 5, committed_lsn: 9, .. }), "{error}");
+        assert!(error.to_string().contains("only one copy"), "{error}");
+    }
+    assert_eq!(table.shared_lsn(SPOOL, &copy(2)).await.unwrap(), 5);
+    assert_eq!(table.shared_lsn(SPOOL, &copy(1)).await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn batches_in_any_order_make_sorted_files_and_one_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = EventsTable::open(&lake(&dir)).await.unwrap();
+    let mut rows = events(SPOOL, 1..=40);
+    rows.reverse();
+    let batches = rows.chunks(7).map(|rows| to_batch(rows).unwrap()).collect();
+    let appended = table.append_batch(SPOOL, 40, batches).await.unwrap();
+    assert_eq!(appended, Appended { version: 1, lsn: 40 });
+    assert_eq!(held(&lake(&dir)).await, upto(40));
+    for file in parquet_files(&dir) {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&file).unwrap()).unwrap();
+        let keys = keys(&reader.build().unwrap().next().unwrap().unwrap());
+        assert!(keys.is_sorted(), "{keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_claims_less_or_something_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = EventsTable::open(&lake(&dir)).await.unwrap();
+    let batch = to_batch(&events(SPOOL, 1..=5)).unwrap();
+    let error = table.append_batch(SPOOL, 4, vec![batch.clone()]).await.unwrap_err();
+    assert!(error.to_string().contains("LSN 5"), "{error}");
+    let error = table.append_batch(Uuid::from_u128(9), 5, vec![batch.clone()]).await.unwrap_err();
+    assert!(matches!(error, LakeError::ForeignEvent { .. }), "{error}");
+    // Rows that were taken out on the way leave their numbers behind.
+    table.append_batch(SPOOL, 8, vec![batch]).await.unwrap();
+    table.append_batch(SPOOL, 9, Vec::new()).await.unwrap();
+    assert_eq!(table.committed_lsn(SPOOL).await.unwrap(), 9);
+    assert_eq!(held(&lake(&dir)).await, upto(5));
+}
+
+#[tokio::test]
 async fn addresses_are_in_no_log_entry_and_no_parquet_statistics() {
     let dir = tempfile::tempdir().unwrap();
     let table = EventsTable::open(&lake(&dir)).await.unwrap();

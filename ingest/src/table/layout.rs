@@ -2,13 +2,17 @@
 
 use std::sync::LazyLock;
 
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use arrow::row::{Row, RowConverter, SortField};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::event::{EVENTS_SCHEMA, LoggedEvent};
+use crate::event::EVENTS_SCHEMA;
 
 /// The table's one partition column: the UTC day of `occurred_at`.
 pub const PARTITION_COLUMN: &str = "event_date";
@@ -64,17 +68,27 @@ pub(crate) fn configuration() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Sorts rows the way every file of the table is sorted: (tenant_id, message_id, recorded_at), then in log
-/// order. Rows without a message come first.
-pub(crate) fn sort(rows: &mut [LoggedEvent]) {
-    rows.sort_by(|a, b| {
-        let key = |row: &LoggedEvent| (row.event.recorded_at, row.lsn);
-        a.event
-            .tenant_id
-            .cmp(&b.event.tenant_id)
-            .then_with(|| a.event.message_id.cmp(&b.event.message_id))
-            .then_with(|| key(a).cmp(&key(b)))
+/// What every file of the table is sorted by: a message's events lie together, in the order in which this
+/// installation learned of them. Rows without a message come first.
+pub const SORT_COLUMNS: [&str; 5] = ["tenant_id", "message_id", "recorded_at", "incarnation", "lsn"];
+
+/// The rows in the order of every file of the table, [`SORT_COLUMNS`].
+pub fn sort(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = SORT_COLUMNS.iter().map(|name| {
+        let column = batch.column_by_name(name).cloned();
+        column.ok_or_else(|| ArrowError::SchemaError(format!("a batch of events has no column {name}")))
     });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    // Ascending, nulls first: the row format's own default.
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let keys = RowConverter::new(fields)?.convert_columns(&columns)?;
+    let mut order: Vec<(Row<'_>, u32)> = keys.iter().zip(0..).collect();
+    if order.is_sorted_by(|(a, _), (b, _)| a <= b) {
+        return Ok(batch.clone());
+    }
+    order.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let order = UInt32Array::from_iter_values(order.into_iter().map(|(_, row)| row));
+    take_record_batch(batch, &order)
 }
 
 /// The Parquet settings of every writer of the table, rewrites included: Zstandard, dictionaries, a bloom
