@@ -2,6 +2,7 @@
 //!
 //! What is *not* here: writing rows ([`crate::append`]), hot rows ([`crate::read`]), compaction, retention.
 
+pub mod changes;
 pub mod layout;
 
 use std::collections::HashMap;
@@ -51,6 +52,19 @@ pub enum LakeError {
     Forked { table: Url, incarnation: Uuid, shared_lsn: u64, committed_lsn: u64 },
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    #[error(
+        "cannot read {path} of the lake table at {table}: {reason}; restore the file from a copy of the lake's storage"
+    )]
+    Unreadable { table: Url, path: String, reason: String },
+    #[error("events cannot be summed: {0}")]
+    Sum(String),
+    #[error(
+        "the log of the rollup at {table} no longer says which events it holds; remove that folder, and it is \
+         computed anew from all events"
+    )]
+    NoPositions { table: Url },
+    #[error("others changed the lake table at {table} each of {tries} times; what they did stands, try again")]
+    Busy { table: Url, tries: usize },
     #[error("the work was cancelled: {0}")]
     Cancelled(#[from] tokio::task::JoinError),
 }
