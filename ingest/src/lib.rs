@@ -7,6 +7,7 @@
 //! - [`append`]: rows into the table, exactly once
 //! - [`writer`]: the loop that carries the outbox to the table
 //! - [`read`]: a pinned version plus hot rows, for queries
+//! - [`verify`]: whether outbox, log and files agree
 //! - [`quotas`]: the published limits, a small table beside `events`
 //! - [`inbound`]: the SMTP listener for mail that comes back
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
@@ -20,6 +21,7 @@ pub mod read;
 pub mod report;
 pub mod store;
 pub mod table;
+pub mod verify;
 pub mod writer;
 
 #[cfg(test)]

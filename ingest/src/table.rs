@@ -3,6 +3,7 @@
 //! What is *not* here: writing rows ([`crate::append`]), hot rows ([`crate::read`]), compaction, retention.
 
 pub mod changes;
+pub mod digest;
 pub mod layout;
 
 use std::collections::HashMap;

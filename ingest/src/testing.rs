@@ -93,6 +93,12 @@ impl MemoryOutbox {
         self.last_lsn.send_replace(last + count);
     }
 
+    /// Changes an event that waits.
+    pub fn change(&self, lsn: u64, change: impl FnOnce(&mut Event)) {
+        let mut rows = self.rows.lock().unwrap();
+        change(&mut rows.iter_mut().find(|row| row.lsn == lsn).unwrap().event);
+    }
+
     pub fn len(&self) -> usize {
         self.rows.lock().unwrap().len()
     }

@@ -6,6 +6,7 @@ use deltalake::operations::write::WriterStatsConfig;
 use deltalake::operations::write::writer::{DeltaWriter, WriterConfig};
 
 use crate::event::EVENTS_SCHEMA;
+use crate::table::digest::Digests;
 use crate::table::layout::{self, PARTITION_COLUMN};
 use crate::table::{EventsTable, LakeError, Pinned};
 
@@ -23,7 +24,8 @@ impl EventsTable {
             stats.num_indexed_cols,
             stats.stats_columns,
         );
-        let mut writer = DeltaWriter::new(self.log_store.object_store(None), config);
+        let digests = Digests::default();
+        let mut writer = DeltaWriter::new(digests.watch(self.log_store.object_store(None)), config);
         let runtime = tokio::runtime::Handle::current();
         // Compressing takes long enough to hold up the runtime's own threads.
         let work = move || {
@@ -38,6 +40,9 @@ impl EventsTable {
                 }
             })
         };
-        tokio::task::spawn_blocking(work).await?.map_err(self.failed("write Parquet files of"))
+        let written = tokio::task::spawn_blocking(work).await?;
+        let mut adds = written.map_err(self.failed("write Parquet files of"))?;
+        digests.tag(&mut adds);
+        Ok(adds)
     }
 }

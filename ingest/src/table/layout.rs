@@ -91,6 +91,14 @@ pub fn sort(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     take_record_batch(batch, &order)
 }
 
+/// Whether minima, maxima and filters of a column of `events` may be kept: those of a text that may hold an address
+/// may not.
+pub fn may_be_indexed(column: &str) -> bool {
+    let is_text =
+        |field: &arrow::datatypes::Field| matches!(field.data_type(), DataType::Utf8 | DataType::Map(..));
+    ADDRESS_FREE.contains(&column) || EVENTS_SCHEMA.field_with_name(column).is_ok_and(|field| !is_text(field))
+}
+
 /// The Parquet settings of every writer of the table, rewrites included: Zstandard, dictionaries, a bloom
 /// filter on `message_id`, and statistics only where no address can be.
 pub fn writer_properties() -> WriterProperties {
@@ -111,12 +119,7 @@ static PROPERTIES: LazyLock<WriterProperties> = LazyLock::new(|| {
         // Sized for one row group, folded to what it really holds when written.
         .set_column_bloom_filter_max_ndv(message_id, ROW_GROUP_ROWS_MAX as u64);
     for field in EVENTS_SCHEMA.fields() {
-        let indexed = match field.data_type() {
-            DataType::Utf8 => ADDRESS_FREE.contains(&field.name().as_str()),
-            DataType::Map(..) => false,
-            _ => true,
-        };
-        if indexed {
+        if may_be_indexed(field.name()) {
             let column = ColumnPath::from(field.name().as_str());
             properties = properties.set_column_statistics_enabled(column, EnabledStatistics::Page);
         }
