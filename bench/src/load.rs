@@ -53,7 +53,7 @@ impl Load {
 
     /// Posts `messages`.
     pub(crate) async fn run_count(&self, connections: usize, messages: usize) -> anyhow::Result<usize> {
-        self.run(connections, messages, Instant::now() + super::MEASURE_MAX).await
+        self.run(connections, messages, Instant::now() + crate::mail::MEASURE_MAX).await
     }
 
     async fn run(&self, connections: usize, messages: usize, until: Instant) -> anyhow::Result<usize> {

@@ -81,7 +81,7 @@ impl Postfix {
             .arg(format!("127.0.0.1:{}", self.port));
         let offered = source.kill_on_drop(true).status();
         let status =
-            tokio::time::timeout(super::MEASURE_MAX, offered).await.context("smtp-source to end")??;
+            tokio::time::timeout(crate::mail::MEASURE_MAX, offered).await.context("smtp-source to end")??;
         ensure!(status.success(), "smtp-source failed: {status}");
         Ok(())
     }

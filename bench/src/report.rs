@@ -10,6 +10,8 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 use serde::Serialize;
 
+use crate::machine::{self, median};
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,19 +85,12 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(binary: &Path, rounds: usize, messages: usize, body_bytes: usize) -> Self {
-        let info = |file: &str, name: &str| {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_once(':').map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
-        };
-        let memory = info("/proc/meminfo", "MemTotal");
-        let memory_kib: u64 = memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
         Self {
             binary: binary.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            cpu: info("/proc/cpuinfo", "model name"),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_gib: memory_kib >> 20,
-            load_before: load_average(),
+            cpu: machine::info("/proc/cpuinfo", "model name"),
+            cores: machine::cores(),
+            memory_gib: machine::memory_gib(),
+            load_before: machine::load_average(),
             messages,
             body_bytes,
             rounds,
@@ -176,29 +171,5 @@ impl Report {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
         table
-    }
-}
-
-/// Of the last minute.
-fn load_average() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
-}
-
-/// The middle one; the lower of two in the middle.
-fn median(rates: &[f64]) -> f64 {
-    let mut sorted = rates.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn median_is_the_middle_round_and_never_flatters() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[1.0, 2.0]), 1.0);
     }
 }

@@ -10,11 +10,10 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::machine;
+
 /// How often the lake's log is looked at: the precision of the time at which the last row was there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// What /proc counts processor time in: USER_HZ is 100 on every Linux.
-const MS_PER_TICK: u64 = 10;
 
 pub(crate) struct Setup {
     /// Port of the sink; none where nothing is delivered.
@@ -79,13 +78,7 @@ impl Server {
 
     /// Processor time that the server has used so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat =
-            std::fs::read_to_string(format!("/proc/{}/stat", self.process.id().context("it has ended")?))?;
-        // after the name, which may hold anything: state is the first field, user and system time the 12th and 13th
-        let fields =
-            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).context("/proc/<pid>/stat")?;
-        let ticks: u64 = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
-        Ok(Duration::from_millis(ticks * MS_PER_TICK))
+        machine::cpu_of(&self.process.id().context("it has ended")?.to_string())
     }
 
     /// Waits until `messages` acceptances and as many deliveries are committed to the lake; returns when that

@@ -8,6 +8,8 @@ use arrow::datatypes::{DataType, Schema};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
+use sendlake_control::id::uuid_v7_time;
+use uuid::Uuid;
 
 /// The filter is a comparison of one plain column of `schema` with literals of that column's own type.
 pub(crate) fn is_harmless(filter: &Expr, schema: &Schema) -> bool {
@@ -32,6 +34,35 @@ pub(crate) fn equals(column: &str, value: &str, source: &Schema) -> Option<Expr>
     let value = ScalarValue::Utf8(Some(value.to_owned()));
     let filter = Expr::Column(Column::from_name(column)).eq(Expr::Literal(value, None));
     for_source(&filter, source)
+}
+
+/// The first day (since the epoch) of which there can be rows when the filters name messages by id: the day before the
+/// oldest of the ids that one filter names was made, as clocks of several nodes may differ. `None` when no filter
+/// does, or an id does not tell its age.
+pub(crate) fn first_day(filters: &[Expr]) -> Option<i32> {
+    filters.iter().filter_map(first_day_of).max()
+}
+
+fn first_day_of(filter: &Expr) -> Option<i32> {
+    let is_id = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name() == "message_id");
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_id(left) => day_before(right),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_id(right) => day_before(left),
+        Expr::InList(InList { expr, list, negated: false }) if is_id(expr) => {
+            let days = list.iter().map(day_before).collect::<Option<Vec<_>>>()?;
+            days.into_iter().min()
+        }
+        _ => None,
+    }
+}
+
+fn day_before(literal: &Expr) -> Option<i32> {
+    let Expr::Literal(value, _) = literal else { return None };
+    let id = Uuid::parse_str(value.try_as_str()??).ok()?;
+    if id.get_version_num() != 7 {
+        return None;
+    }
+    Some(uuid_v7_time(id)?.days().saturating_sub(1))
 }
 
 fn value_type(data_type: &DataType) -> &DataType {
@@ -139,6 +170,34 @@ mod tests {
             col("recipient").eq(lit(ScalarValue::Utf8(None))),
         ] {
             assert!(!is_harmless(&filter, &schema()), "{filter}");
+        }
+    }
+
+    #[test]
+    fn ids_of_messages_tell_their_first_day() {
+        // made on days 20,063 and 20,073 since the epoch
+        let (older, younger) =
+            ("01939b3b-9c00-7000-8000-000000000000", "0193ceba-f800-7000-8000-000000000000");
+        let id = || col("message_id");
+        let one = |filter: Expr| first_day(&[filter]);
+        assert_eq!(one(id().eq(lit(older))), Some(20_062));
+        assert_eq!(one(lit(younger).eq(id())), Some(20_072));
+        assert_eq!(
+            one(id().in_list(vec![lit(younger), lit(older)], false)),
+            Some(20_062),
+            "either may be meant"
+        );
+        assert_eq!(first_day(&[id().eq(lit(older)), id().eq(lit(younger))]), Some(20_072), "both are");
+        for filter in [
+            id().not_eq(lit(older)),
+            id().gt(lit(older)),
+            id().in_list(vec![lit(older)], true),
+            id().in_list(vec![lit(older), lit("m1")], false),
+            id().eq(lit("m1")),
+            id().eq(lit("6ba7b810-9dad-41d1-80b4-00c04fd430c8")),
+            col("submission_id").eq(lit(older)),
+        ] {
+            assert_eq!(one(filter.clone()), None, "{filter}");
         }
     }
 

@@ -49,7 +49,8 @@ impl EventsTable {
             columns.insert(cold_schema.index_of("tenant_id")?);
             wanted.extend(filter::equals("tenant_id", tenant.as_str(), &cold_schema));
         }
-        if let Some(day) = self.since_day {
+        // A message has no events before it was made: what asks for one reads no older days.
+        if let Some(day) = self.since_day.max(filter::first_day(filters)) {
             let since = col("event_date").gt_eq(Expr::Literal(ScalarValue::Date32(Some(day)), None));
             wanted.extend(filter::for_source(&since, &cold_schema));
             columns.insert(cold_schema.index_of("event_date")?);

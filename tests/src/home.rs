@@ -16,6 +16,7 @@ pub struct Home {
     data: PathBuf,
     settings: BTreeMap<String, String>,
     routes: Vec<String>,
+    serve_environment: Vec<(String, String)>,
 }
 
 /// What a command answered.
@@ -54,7 +55,7 @@ impl Home {
             ("delivery.timeout_scale", "0.05"),
         ];
         let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Self { dir, data, settings, routes: Vec::new() }
+        Self { dir, data, settings, routes: Vec::new(), serve_environment: Vec::new() }
     }
 
     /// Sets a key to a value in TOML.
@@ -76,6 +77,13 @@ impl Home {
     #[must_use]
     pub fn with_data(mut self, data: &Path) -> Self {
         self.data = data.to_owned();
+        self
+    }
+
+    /// Starts servers with these variables set.
+    #[must_use]
+    pub fn serve_with(mut self, variables: Vec<(String, String)>) -> Self {
+        self.serve_environment = variables;
         self
     }
 
@@ -113,6 +121,12 @@ impl Home {
             .args(args)
             .env_remove("SENDLAKE_DIR")
             .env("SENDLAKE_LOG", "info");
+        command
+    }
+
+    pub(crate) fn serve(&self) -> Command {
+        let mut command = self.command(&["serve"]);
+        command.envs(self.serve_environment.iter().cloned());
         command
     }
 

@@ -2,6 +2,7 @@
 //! talks to, and a client that asks it.
 //!
 //! - [`home`]: a data folder with its configuration, and the command line on it · [`server`]: a running `serve`
+//! - [`power_cut`]: what a power cut leaves · [`random`]: choices of a seed
 //! - [`http`]: the client · [`peers`]: real programs that tests need, or one line on what is missing
 
 #![allow(
@@ -16,6 +17,8 @@
 pub mod home;
 pub mod http;
 pub mod peers;
+pub mod power_cut;
+pub mod random;
 pub mod server;
 
 use std::time::{Duration, Instant};

@@ -23,7 +23,7 @@ impl Server {
         let (out, log) = (home.path().join("serve.out"), home.path().join("serve.log"));
         let append = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut child = home
-            .command(&["serve"])
+            .serve()
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(&out).unwrap())
             .stderr(append)
@@ -55,6 +55,11 @@ impl Server {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it ended, if it has ended by itself.

@@ -1,6 +1,9 @@
-//! kill -9, again and again, at points that a seed chooses: nothing accepted is lost, nothing is recorded twice.
+//! kill -9, again and again, at points that a seed chooses, of two nodes on one lake: nothing accepted is lost, nothing
+//! is recorded twice. The same with the power cut, in `power_cut`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod check;
+mod power_cut;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,44 +11,205 @@ use std::time::{Duration, Instant};
 use sendlake::demo::receivers::{Keep, Profile, Receiver};
 use sendlake_tests::home::Home;
 use sendlake_tests::http::{Http, ids};
+use sendlake_tests::random::Random;
 use sendlake_tests::server::Server;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::message;
 
-const CLIENTS: usize = 8;
+/// Clients of each node.
+const CLIENTS: usize = 4;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
-    }
 }
 
 fn recipient(number: usize) -> String {
     format!("bob{number}@sink.test")
 }
 
-/// Posts every `CLIENTS`-th message until it is answered, under one Idempotency-Key each.
-async fn client(
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn torture_by_kill_9_loses_nothing_and_records_nothing_twice() {
+    let messages = setting("SENDLAKE_TORTURE_MESSAGES", 5_000);
+    let kills = setting("SENDLAKE_TORTURE_KILLS", 10);
+    let seed = setting("SENDLAKE_TORTURE_SEED", 1);
+    let sink = sink(seed);
+    let lake = tempfile::Builder::new().prefix("sl").tempdir().unwrap();
+    let home = |node: usize| {
+        torn(&sink)
+            .set("node.id", format!("\"n{node}\""))
+            .set("storage.lake_url", format!("{:?}", lake.path().display().to_string()))
+    };
+    let mut ordeal = Ordeal::start(vec![home(1), home(2)], sink, messages).await;
+
+    let mut random = Random::new(seed);
+    let mut points: Vec<_> = (0..kills).map(|_| 1 + random.below(messages * 17 / 10)).collect();
+    points.sort_unstable();
+    for point in points {
+        ordeal.reach(point).await;
+        let victim = random.below(2);
+        ordeal.nodes[victim].kill();
+        ordeal.nodes[victim].start().await;
+    }
+    let settled = ordeal.settle().await;
+    let (in_doubt, repeats) = settled.check();
+    eprintln!(
+        "torture: seed {seed}, {kills} kills of two nodes in {messages} messages: all accepted after {:.1} s, settled \
+         after {:.1} s; {} events in the lake, {in_doubt} attempts in doubt, {repeats} of them repeated on the wire; \
+         checked after {:.1} s",
+        settled.accepted_in.as_secs_f64(),
+        settled.settled_in.as_secs_f64(),
+        settled.homes[0].count("SELECT count(*) AS n FROM events"),
+        settled.started.elapsed().as_secs_f64(),
+    );
+}
+
+/// Takes everything, as fast as it comes.
+fn sink(seed: usize) -> Receiver {
+    let clock = sendlake::system::ids().clock;
+    let gmail = Profile { reply_delay: Duration::ZERO, slow_delay: Duration::ZERO, ..Profile::gmail() };
+    Receiver::start(gmail.record(Keep::Digest, clock), seed as u64).unwrap()
+}
+
+/// A node that sends to the sink, and commits often.
+fn torn(sink: &Receiver) -> Home {
+    Home::new()
+        .route("sink.test", sink.addr())
+        .set("lake.commit_interval_ms", 200)
+        .set("policy.enforce", true)
+}
+
+/// A server that dies and comes back, and the clients that do not notice.
+struct Node {
+    home: Home,
+    server: Option<Server>,
+    announce: watch::Sender<Http>,
+}
+
+impl Node {
+    fn kill(&mut self) {
+        self.server.take().unwrap().kill();
+    }
+
+    async fn start(&mut self) {
+        let server = self.home.start().await;
+        self.announce.send(server.http.clone()).unwrap();
+        self.server = Some(server);
+    }
+
+    fn log(&self) -> String {
+        self.server.as_ref().map(Server::log).unwrap_or_default()
+    }
+}
+
+/// Nodes under load.
+struct Ordeal {
+    nodes: Vec<Node>,
+    sink: Receiver,
+    clients: Vec<JoinHandle<Vec<(usize, String)>>>,
+    accepted: Arc<AtomicUsize>,
+    messages: usize,
+    started: Instant,
+}
+
+impl Ordeal {
+    /// Starts servers, and clients that post `messages` in all.
+    async fn start(homes: Vec<Home>, sink: Receiver, messages: usize) -> Self {
+        let (mut nodes, mut clients) = (Vec::new(), Vec::new());
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (step, started) = (homes.len() * CLIENTS, Instant::now());
+        for (place, home) in homes.into_iter().enumerate() {
+            let key = home.tenant("acme", "acme.example");
+            let server = home.start().await;
+            server.http.ready(&key, "acme.example").await;
+            let (announce, announced) = watch::channel(server.http.clone());
+            clients.extend((0..CLIENTS).map(|client| {
+                let numbers = (place * CLIENTS + client..messages).step_by(step).collect();
+                tokio::spawn(post(announced.clone(), key.clone(), numbers, accepted.clone()))
+            }));
+            nodes.push(Node { home, server: Some(server), announce });
+        }
+        Self { nodes, sink, clients, accepted, messages, started }
+    }
+
+    /// Waits until so much has happened. Each message counts once when it is accepted, and once when the sink has
+    /// taken it.
+    async fn reach(&self, point: usize) {
+        let waiting = Instant::now();
+        let progress =
+            || self.accepted.load(Ordering::Relaxed) + usize::try_from(self.sink.stats().accepted).unwrap();
+        while progress() < point {
+            let logs = || self.nodes.iter().map(Node::log).collect::<String>();
+            assert!(
+                waiting.elapsed() < Duration::from_secs(60),
+                "stuck at {} of {point}: {}",
+                progress(),
+                logs()
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until everything is accepted and delivered, then stops the servers.
+    async fn settle(self) -> Settled {
+        let mut taken = Vec::new();
+        for client in self.clients {
+            taken.extend(client.await.unwrap());
+        }
+        let accepted_in = self.started.elapsed();
+        let mut homes = Vec::new();
+        for node in self.nodes {
+            sendlake_tests::until("the queue to empty", Duration::from_secs(120), async || {
+                let left = node.home.ok(&["queue", "ls", "--limit", "1", "--format", "json"]);
+                (left.trim() == "[]").then_some(())
+            })
+            .await;
+            assert!(!node.log().contains("panicked"), "{}", node.log());
+            node.server.unwrap().stop().await;
+            homes.push(node.home);
+        }
+        Settled {
+            homes,
+            sink: self.sink,
+            taken,
+            messages: self.messages,
+            started: self.started,
+            accepted_in,
+            settled_in: self.started.elapsed(),
+        }
+    }
+}
+
+/// What is left to look at.
+struct Settled {
+    homes: Vec<Home>,
+    sink: Receiver,
+    /// Number and id of each accepted message.
+    taken: Vec<(usize, String)>,
+    messages: usize,
+    started: Instant,
+    accepted_in: Duration,
+    settled_in: Duration,
+}
+
+impl Settled {
+    /// Returns the number of attempts in doubt, and of those that were repeated on the wire.
+    fn check(&self) -> (u64, usize) {
+        let home = &self.homes[0];
+        (check::lake(home, &self.taken, self.messages, self.homes.len()), check::wire(home, &self.sink))
+    }
+}
+
+/// Posts messages until each is answered, under one Idempotency-Key each.
+async fn post(
     mut server: watch::Receiver<Http>,
     key: String,
-    first: usize,
-    messages: usize,
+    numbers: Vec<usize>,
     accepted: Arc<AtomicUsize>,
 ) -> Vec<(usize, String)> {
     let mut taken = Vec::new();
-    for number in (first..messages).step_by(CLIENTS) {
+    for number in numbers {
         let body = message(&recipient(number)).to_string();
         let idempotency = format!("torture-{number}");
         loop {
@@ -64,127 +228,4 @@ async fn client(
         }
     }
     taken
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn torture_by_kill_9_loses_nothing_and_records_nothing_twice() {
-    let messages = setting("SENDLAKE_TORTURE_MESSAGES", 5_000);
-    let kills = setting("SENDLAKE_TORTURE_KILLS", 10);
-    let seed = setting("SENDLAKE_TORTURE_SEED", 1);
-    let clock = sendlake::system::ids().clock;
-    let gmail = Profile { reply_delay: Duration::ZERO, slow_delay: Duration::ZERO, ..Profile::gmail() };
-    let sink = Receiver::start(gmail.record(Keep::Digest, clock), seed as u64).unwrap();
-    let home = Home::new()
-        .route("sink.test", sink.addr())
-        .set("lake.commit_interval_ms", 200)
-        .set("policy.enforce", true);
-    let mut server: Server = home.start().await;
-    let key = home.tenant("acme", "acme.example");
-    server.http.ready(&key, "acme.example").await;
-
-    let started = Instant::now();
-    let accepted = Arc::new(AtomicUsize::new(0));
-    let (announce, announced) = watch::channel(server.http.clone());
-    let clients: Vec<_> = (0..CLIENTS.min(messages))
-        .map(|first| tokio::spawn(client(announced.clone(), key.clone(), first, messages, accepted.clone())))
-        .collect();
-    // progress counts each message once when it is accepted, and once when the sink has taken it
-    let mut random = Random(seed as u64);
-    let mut points: Vec<_> = (0..kills).map(|_| 1 + random.below(messages * 17 / 10)).collect();
-    points.sort_unstable();
-    for point in points {
-        let progress = || accepted.load(Ordering::Relaxed) + usize::try_from(sink.stats().accepted).unwrap();
-        let waiting = Instant::now();
-        while progress() < point {
-            assert!(
-                waiting.elapsed() < Duration::from_secs(60),
-                "stuck at {} of {point}: {}",
-                progress(),
-                server.log()
-            );
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        server.kill();
-        server = home.start().await;
-        announce.send(server.http.clone()).unwrap();
-    }
-    let mut taken = Vec::new();
-    for client in clients {
-        taken.extend(client.await.unwrap());
-    }
-    let accepted_in = started.elapsed();
-    sendlake_tests::until("the queue to empty", Duration::from_secs(60), async || {
-        let left = home.ok(&["queue", "ls", "--limit", "1", "--format", "json"]);
-        (left.trim() == "[]").then_some(())
-    })
-    .await;
-    let settled_in = started.elapsed();
-    assert!(!server.log().contains("panicked"), "{}", server.log());
-    server.stop().await;
-
-    let in_doubt = check_lake(&home, &taken, messages);
-    let repeats = check_wire(&home, &sink);
-    eprintln!(
-        "torture: seed {seed}, {kills} kills in {messages} messages: all accepted after {:.1} s, settled after {:.1} s; \
-         {in_doubt} attempts in doubt, {repeats} of them repeated on the wire; checked after {:.1} s",
-        accepted_in.as_secs_f64(),
-        settled_in.as_secs_f64(),
-        started.elapsed().as_secs_f64(),
-    );
-}
-
-/// What the lake must hold, whatever happened. Returns the number of attempts in doubt.
-fn check_lake(home: &Home, taken: &[(usize, String)], messages: usize) -> u64 {
-    let distinct: HashSet<_> = taken.iter().map(|(_, id)| id).collect();
-    assert_eq!(distinct.len(), messages, "each message has an id of its own");
-    let rows = home.sql(
-        "SELECT message_id, max(recipient) AS recipient, min(seq) AS first, max(seq) AS last, count(seq) AS n, \
-         count(DISTINCT seq) AS seqs, sum(CASE WHEN event_type = 'accepted' THEN 1 ELSE 0 END) AS accepted, \
-         sum(CASE WHEN event_type IN ('delivered', 'bounced', 'expired', 'cancelled') THEN 1 ELSE 0 END) AS terminal \
-         FROM events WHERE message_id IS NOT NULL GROUP BY message_id",
-    );
-    let by_id: HashMap<_, _> = rows.iter().map(|row| (row["message_id"].as_str().unwrap(), row)).collect();
-    assert_eq!(by_id.len(), messages, "no message is missing, and none came from nowhere");
-    for (number, id) in taken {
-        let row = by_id.get(id.as_str()).unwrap_or_else(|| panic!("message {id} is not in the lake"));
-        assert_eq!(row["recipient"], recipient(*number));
-        assert_eq!(
-            (&row["accepted"], &row["terminal"]),
-            (&1.into(), &1.into()),
-            "one beginning, one end: {row}"
-        );
-        assert!(row["first"] == 1 && row["last"] == row["n"] && row["seqs"] == row["n"], "seq 1..n: {row}");
-    }
-    let events = &home.sql("SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM events")[0];
-    assert_eq!(events["n"], events["ids"], "no event twice");
-    for log in home.sql(
-        "SELECT incarnation, min(lsn) AS first, max(lsn) AS last, count(*) AS n, count(DISTINCT lsn) AS lsns \
-         FROM events GROUP BY incarnation",
-    ) {
-        assert!(log["first"] == 1 && log["last"] == log["n"] && log["lsns"] == log["n"], "no hole: {log}");
-    }
-    home.count("SELECT count(*) AS n FROM events WHERE event_type = 'attempt_in_doubt'")
-}
-
-/// What went over the wire: once, except where the lake says that it may have been twice. Returns the repeats.
-fn check_wire(home: &Home, sink: &Receiver) -> usize {
-    let mut arrivals: BTreeMap<String, u64> = BTreeMap::new();
-    for recorded in sink.recorded() {
-        *arrivals.entry(recorded.forward_path).or_default() += 1;
-    }
-    let rows = home.sql(
-        "SELECT recipient, sum(CASE WHEN event_type = 'delivered' THEN 1 ELSE 0 END) AS delivered, \
-         sum(CASE WHEN event_type = 'attempt_in_doubt' THEN 1 ELSE 0 END) AS in_doubt \
-         FROM events WHERE message_id IS NOT NULL GROUP BY recipient",
-    );
-    let mut repeats = 0;
-    for row in &rows {
-        let recipient = row["recipient"].as_str().unwrap();
-        let arrived = arrivals.remove(recipient).unwrap_or_default();
-        let (delivered, in_doubt) = (row["delivered"].as_u64().unwrap(), row["in_doubt"].as_u64().unwrap());
-        assert!(arrived >= delivered && arrived <= delivered + in_doubt, "{arrived} arrivals: {row}");
-        repeats += usize::from(arrived > delivered);
-    }
-    assert!(arrivals.is_empty(), "mail that nobody sent: {arrivals:?}");
-    repeats
 }

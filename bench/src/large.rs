@@ -1,0 +1,197 @@
+//! A lake of many days, sorted as compaction leaves it: what the history of one message costs when nothing of the
+//! files is in memory.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use sendlake_control::clock::Timestamp;
+use sendlake_ingest::event::{LoggedEvent, to_batch};
+use sendlake_ingest::store::open_store;
+use sendlake_ingest::table::EventsTable;
+use sendlake_ingest::table::layout::writer_properties;
+use sendlake_query::Scope;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::events::{Days, Random};
+use crate::lookup::{Asked, Lake, forget, scope_of};
+use crate::machine::{self, median};
+use crate::{files, lake};
+
+/// Events per message in the made-up traffic, about.
+const EVENTS_PER_MESSAGE: f64 = 2.19;
+/// Events of one batch.
+const BATCH_ROWS: usize = 32_768;
+
+#[derive(Args, Debug)]
+pub(crate) struct LargeArgs {
+    /// Events, about.
+    #[arg(long, default_value_t = 50_000_000)]
+    rows: usize,
+    /// Days over which they are spread.
+    #[arg(long, default_value_t = 30)]
+    days: usize,
+    /// Questions of each kind.
+    #[arg(long, default_value_t = 40)]
+    questions: usize,
+    /// Folder for the lake, emptied first and removed at the end; on the disk that is to be measured.
+    #[arg(long, default_value = "bench-data/large")]
+    dir: PathBuf,
+    /// Leaves the lake there.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// A message that is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub tenant: String,
+    pub message_id: String,
+}
+
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "the answer, and progress beside it")]
+pub(crate) async fn run(args: LargeArgs) -> anyhow::Result<()> {
+    ensure!(args.rows > 0 && args.days > 0 && args.questions > 0, "there is nothing to measure");
+    let head = machine::line();
+    crate::make_anew(&args.dir)?;
+    let dir = args.dir.canonicalize()?;
+    let began = Instant::now();
+    let samples = make(&dir, args.rows, args.days, args.questions).await?;
+    let made_s = began.elapsed().as_secs_f64();
+    let bytes = machine::parquet_bytes(&dir)?;
+    eprintln!("made in {made_s:.0} s");
+    rustix::fs::sync();
+
+    let mut asked: BTreeMap<&str, Vec<Asked>> = BTreeMap::new();
+    for sample in &samples {
+        let kinds = [("as the operator", Scope::AllTenants), ("as its tenant", scope_of(&sample.tenant)?)];
+        for (kind, scope) in kinds {
+            let lake = Lake::open(&dir).await?;
+            forget(&dir)?;
+            asked.entry(kind).or_default().push(lake.history(&scope, &sample.message_id).await?);
+        }
+    }
+    let lake = Lake::open(&dir).await?;
+    let count = lake.rows("SELECT count(*) AS n FROM events").await?;
+    println!("{head}");
+    println!(
+        "events {} in {} days · {:.2} GB of Parquet · made in {made_s:.0} s · files dropped from the page cache before \
+         each question",
+        count.first().and_then(|row| row.get("n")).map(ToString::to_string).unwrap_or_default(),
+        args.days,
+        bytes as f64 / 1e9
+    );
+    println!("{}", table(&asked));
+    if !args.keep {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    Ok(())
+}
+
+/// Makes the lake; returns messages to ask for, from all over it.
+pub(crate) async fn make(
+    dir: &Path,
+    rows: usize,
+    days: usize,
+    samples: usize,
+) -> anyhow::Result<Vec<Sample>> {
+    let store = open_store(&dir.to_string_lossy(), &BTreeMap::new())?;
+    let table = EventsTable::open(&store).await?;
+    let incarnation = Uuid::from_u128(u128::from(lake::SEED));
+    let start = Timestamp(lake::START.0);
+    let messages_per_day = (rows as f64 / EVENTS_PER_MESSAGE / days as f64).ceil() as usize;
+    let mut made = Days::new(lake::SEED, incarnation, start, messages_per_day);
+    let mut picker = Picker {
+        random: Random::new(9),
+        every: (rows / samples).max(1),
+        found: Vec::new(),
+        next: 0,
+        seen: 0,
+    };
+    for _ in 0..days {
+        let (give, take) = mpsc::channel(2);
+        let making = tokio::task::spawn_blocking(move || {
+            let result = made.day(BATCH_ROWS, |rows| {
+                picker.look_at(&rows);
+                give.blocking_send(to_batch(&rows)?).context("the writer has stopped")
+            });
+            (made, picker, result)
+        });
+        let written = files::commit(&table, take, writer_properties(), incarnation).await;
+        let result;
+        (made, picker, result) = making.await?;
+        written?;
+        result?;
+    }
+    ensure!(made.lsn() > 0, "no events were made");
+    Ok(picker.found)
+}
+
+/// Picks messages, evenly spread over the rows that pass.
+struct Picker {
+    random: Random,
+    every: usize,
+    next: usize,
+    seen: usize,
+    found: Vec<Sample>,
+}
+
+impl Picker {
+    fn look_at(&mut self, rows: &[LoggedEvent]) {
+        self.seen += rows.len();
+        if self.seen < self.next {
+            return;
+        }
+        let Some(row) = rows.get(self.random.below(rows.len())) else { return };
+        if let Some(message_id) = &row.event.message_id {
+            self.next = self.seen + self.every;
+            self.found
+                .push(Sample { tenant: row.event.tenant_id.to_string(), message_id: message_id.clone() });
+        }
+    }
+}
+
+pub(crate) fn table(asked: &BTreeMap<&str, Vec<Asked>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "message_history of one id",
+        "p50 ms",
+        "p95 ms",
+        "reads p50",
+        "reads most",
+        "KB read p50",
+        "log reads and lists",
+    ]);
+    for (kind, all) in asked {
+        let of = |what: fn(&Asked) -> f64| all.iter().map(what).collect::<Vec<_>>();
+        let times = of(|one| one.took.as_secs_f64() * 1e3);
+        let reads = of(|one| one.requests.data_reads as f64);
+        let bytes = of(|one| one.requests.data_bytes as f64 / 1e3);
+        let log = of(|one| (one.requests.log_reads + one.requests.log_lists) as f64);
+        table.add_row([
+            (*kind).to_owned(),
+            format!("{:.0}", median(&times)),
+            format!("{:.0}", percentile(&times, 95)),
+            format!("{:.0}", median(&reads)),
+            format!("{:.0}", percentile(&reads, 100)),
+            format!("{:.0}", median(&bytes)),
+            format!("{:.0}", median(&log)),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn percentile(readings: &[f64], percent: usize) -> f64 {
+    let mut sorted = readings.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(place).copied().unwrap_or(0.0)
+}
