@@ -8,6 +8,7 @@
 //! - [`writer`]: the loop that carries the outbox to the table
 //! - [`read`]: a pinned version plus hot rows, for queries
 //! - [`verify`]: whether outbox, log and files agree
+//! - [`maintain`]: compaction, retention, vacuum, and the lease of whoever does them
 //! - [`quotas`]: the published limits, a small table beside `events`
 //! - [`inbound`]: the SMTP listener for mail that comes back
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
@@ -15,6 +16,7 @@
 pub mod append;
 pub mod event;
 pub mod inbound;
+pub mod maintain;
 pub mod outbox;
 pub mod quotas;
 pub mod read;

@@ -1,0 +1,53 @@
+//! Keeping the lake in shape while it is written and read: the lease of whoever does it, and the one sorted
+//! rewrite that compaction, retention and erasure are made of.
+//!
+//! - [`lease`]: who maintains the lake now
+//! - [`rewrite`]: exact files of the table, read, edited, sorted, written anew, and swapped in one commit
+//! - [`reader`]: who reads what is new, and how far it has come
+
+pub mod lease;
+pub mod reader;
+pub mod rewrite;
+
+pub mod plan;
+
+mod commit;
+mod source;
+
+use object_store::Error as ObjectError;
+
+use self::lease::LeaseError;
+use crate::table::LakeError;
+
+/// Why a piece of maintenance was not done. The table is as it was: what was written for it is named by no
+/// commit, and vacuum removes it.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintainError {
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(
+        "the lake's log knows a maintainer with the later lease {newest}: lease {ours} is over, whatever the \
+         clock says. Nothing was changed; the next round takes a new lease"
+    )]
+    Fenced { ours: u64, newest: u64 },
+    #[error(
+        "{path} is no longer part of the table: another maintainer has replaced it. Nothing was changed; the next \
+         round starts from the files that there are now"
+    )]
+    Gone { path: String },
+    #[error(
+        "cannot read {path}: {reason}. The file stays as it is and nothing was changed; restore it from a copy of the \
+         lake's storage, and run `sendlake lake verify`, which says what it holds"
+    )]
+    Source { path: String, reason: String },
+    #[error("{read} rows were read, {dropped} were to go, but {written} were written: nothing was changed")]
+    Miscounted { read: u64, dropped: u64, written: u64 },
+    #[error("cannot {action}: {source}")]
+    Storage { action: String, source: ObjectError },
+    #[error("an edit failed: {0}")]
+    Edit(String),
+    #[error("cannot sort rows within the memory and the temporary folder given: {0}")]
+    Sort(String),
+}
