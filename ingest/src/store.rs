@@ -2,6 +2,8 @@
 
 mod cloud;
 pub mod durable;
+mod probe;
+mod profile;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,9 @@ use object_store::memory::InMemory;
 use url::Url;
 
 use self::durable::DurableLocal;
+pub use self::probe::Refusal;
+pub(crate) use self::probe::refusal;
+pub use self::profile::ProfileError;
 
 /// A place for Delta tables.
 #[derive(Clone, Debug)]
@@ -41,6 +46,22 @@ pub enum StoreError {
         "lake location {url}: {source}; check the location, the storage options and the credentials in the environment"
     )]
     Settings { url: String, source: Box<object_store::Error> },
+    #[error("lake location {url}: {source}")]
+    Profile { url: String, source: ProfileError },
+    #[error(
+        "lake location {url}: {endpoint} is not encrypted, so whoever listens reads every event; use https://, or, \
+         where that is safe, set storage.options.{option} = \"true\""
+    )]
+    PlainHttp { url: String, endpoint: String, option: &'static str },
+    /// The service answered, and will answer the same until somebody changes something.
+    #[error("lake location {url}: {refusal} (the service said: {said})")]
+    Refused { url: String, refusal: Refusal, said: String },
+    /// Nothing answered, or only with errors that may pass.
+    #[error(
+        "lake location {url} cannot be reached now: {source}; check the network, the endpoint in storage.options and \
+         that the service runs"
+    )]
+    Away { url: String, source: Box<object_store::Error> },
     #[error("lake folder {}: {source}; check that it exists or can be made, and that this user may write there", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
 }
@@ -48,9 +69,9 @@ pub enum StoreError {
 /// Opens the place at `location`: a folder's path (made when missing), or a URL with scheme `file`, `s3`,
 /// `gs`, `az`, `abfss` or `memory`.
 ///
-/// For buckets the credentials come from the environment, as the vendors' own tools take them, and
-/// `options` (the keys of `object_store`, such as `aws_region` or `endpoint`) win over them. No request is
-/// made yet. Two calls for `memory://` give two separate places.
+/// For buckets settings and credentials come from the environment and the vendor's files, as the vendors' own tools
+/// take them, and `options` (the keys of `object_store`, such as `aws_region` or `endpoint`) win over them. No request
+/// is made yet: see [`LakeStore::probe`]. Two calls for `memory://` give two separate places.
 pub fn open_store(location: &str, options: &BTreeMap<String, String>) -> Result<LakeStore, StoreError> {
     if !location.contains("://") {
         return open_folder(Path::new(location));
@@ -68,7 +89,7 @@ pub fn open_store(location: &str, options: &BTreeMap<String, String>) -> Result<
         "memory" => Ok(LakeStore { root: Arc::new(InMemory::new()), url: folder_url(&url) }),
         _ => {
             let shown = folder_url(&url);
-            Ok(LakeStore { root: cloud::open(&url, &shown, options)?, url: shown })
+            Ok(LakeStore { root: cloud::open(&url, &shown, options, &environment())?, url: shown })
         }
     }
 }
@@ -80,6 +101,13 @@ impl LakeStore {
         url.set_path(&format!("{}{table}/", self.url.path()));
         url
     }
+}
+
+/// What of the environment is text; no vendor's variable is anything else.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn open_folder(folder: &Path) -> Result<LakeStore, StoreError> {

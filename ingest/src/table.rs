@@ -4,7 +4,9 @@
 
 pub mod changes;
 pub mod digest;
+mod fault;
 pub mod layout;
+mod schema;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,9 +25,10 @@ use tokio::sync::Mutex;
 use url::Url;
 use uuid::Uuid;
 
+pub(crate) use self::schema::{check_columns, complete_columns};
 use crate::event::EVENTS_SCHEMA;
 use crate::outbox::OutboxError;
-use crate::store::LakeStore;
+use crate::store::{LakeStore, StoreError};
 
 /// Above this many new commits, their transactions are looked up when asked for instead of read one by one.
 const COMMITS_READ_MAX: u64 = 64;
@@ -34,13 +37,21 @@ const COMMITS_READ_MAX: u64 = 64;
 /// the outbox until they are known to be in the table.
 #[derive(Debug, thiserror::Error)]
 pub enum LakeError {
-    #[error("cannot {action} the lake table at {table}: {source}")]
+    #[error("cannot {action} the lake table at {table}: {}", fault::told(source))]
     Table { action: &'static str, table: Url, source: Box<DeltaTableError> },
     #[error(
-        "the lake table at {table} has no column {column:?} of the type this version writes; \
-         it was made by another version of sendlake: use that version, or a new lake location"
+        "the log of the lake table at {table} is damaged: {what}. Put that file back from a backup, or from the bucket's \
+         earlier versions of it; nothing is lost meanwhile: events wait in the outbox, and no file of the table is changed"
     )]
-    Column { table: Url, column: String },
+    Damaged { table: Url, what: String },
+    #[error(transparent)]
+    Place(#[from] StoreError),
+    #[error(
+        "the lake table at {table} does not fit what this version writes, because of column {column:?}: {found}; it was \
+         made by another version of sendlake, or by another program: use that version, or set storage.lake_url to a new \
+         location"
+    )]
+    Column { table: Url, column: String, found: String },
     #[error("cannot encode events for the lake: {0}")]
     Encode(#[from] ArrowError),
     #[error("an event of spool {found} was offered as one of spool {expected}")]
@@ -100,8 +111,15 @@ impl EventsTable {
     /// The table's name, which is its folder below the lake's.
     pub const NAME: &str = "events";
 
-    /// Opens the table, making it when it is not there. Safe to call from several processes at once.
+    /// Opens the table for writing: makes it when it is not there, and adds columns that it lacks. Safe to call from
+    /// several processes at once. A bucket is probed first ([`LakeStore::probe`]).
     pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
+        Self::open_as(store, &EVENTS_SCHEMA).await
+    }
+
+    /// The same for a given list of columns.
+    async fn open_as(store: &LakeStore, schema: &Schema) -> Result<Self, LakeError> {
+        store.probe().await?;
         let log_store = log_store(store, Self::NAME)?;
         if !exists(&log_store).await? {
             match create(&log_store).await {
@@ -111,7 +129,9 @@ impl EventsTable {
                 Err(error) => return Err(error),
             }
         }
-        Self::load(log_store).await
+        let table = Self::load(log_store).await?;
+        complete_columns(&table.log_store, &mut table.latest.lock().await.table, schema).await?;
+        Ok(table)
     }
 
     /// Opens the table if it is there, for commands that only read.
@@ -123,7 +143,7 @@ impl EventsTable {
     async fn load(log_store: LogStoreRef) -> Result<Self, LakeError> {
         let url = log_store.root_url().clone();
         let mut table = DeltaTable::new(Arc::clone(&log_store));
-        table.load().await.map_err(failed(url.clone(), "open"))?;
+        load_table(&mut table).await?;
         check_columns(&url, &table, &EVENTS_SCHEMA)?;
         let latest = Mutex::new(Latest { table, committed: HashMap::new() });
         Ok(Self { log_store, url, latest, appending: Mutex::new(()) })
@@ -148,7 +168,9 @@ impl EventsTable {
         // Taken out while the table moves: should any step fail, nothing stale is left to be believed.
         let known = std::mem::take(&mut latest.committed);
         let before = version(&latest.table);
-        latest.table.update_state().await.map_err(self.failed("refresh"))?;
+        if let Err(error) = latest.table.update_state().await {
+            return Err(fault::diagnosed(&self.log_store, "refresh", error).await);
+        }
         latest.committed = self.committed_since(known, before, version(&latest.table)).await?;
 
         let committed_lsn = match incarnation {
@@ -250,6 +272,15 @@ pub(crate) async fn exists(log_store: &LogStoreRef) -> Result<bool, LakeError> {
     log_store.is_delta_table_location().await.map_err(failed(log_store.root_url().clone(), "look for"))
 }
 
+/// Reads the newest version of a table, or says what is wrong with its log.
+pub(crate) async fn load_table(table: &mut DeltaTable) -> Result<(), LakeError> {
+    let log_store = table.log_store();
+    if let Err(error) = table.load().await {
+        return Err(fault::diagnosed(&log_store, "open", error).await);
+    }
+    fault::refuse_empty_entries(&log_store, version(table)).await
+}
+
 async fn create(log_store: &LogStoreRef) -> Result<DeltaTable, LakeError> {
     let schema: StructType = EVENTS_SCHEMA.as_ref().try_into_kernel()?;
     CreateBuilder::new()
@@ -263,19 +294,6 @@ async fn create(log_store: &LogStoreRef) -> Result<DeltaTable, LakeError> {
         .with_commit_properties(CommitProperties::default().with_max_retries(0))
         .await
         .map_err(failed(log_store.root_url().clone(), "make"))
-}
-
-/// Every column that this version writes must be there. A table may have more: later versions add columns,
-/// and rows written here leave those null.
-pub(crate) fn check_columns(url: &Url, table: &DeltaTable, schema: &Schema) -> Result<(), LakeError> {
-    let ours: StructType = schema.try_into_kernel()?;
-    let theirs = table.snapshot().map_err(failed(url.clone(), "read the schema of"))?.schema();
-    for field in ours.fields() {
-        if theirs.field(field.name()).is_none_or(|there| there.data_type() != field.data_type()) {
-            return Err(LakeError::Column { table: url.clone(), column: field.name().to_owned() });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

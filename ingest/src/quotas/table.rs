@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
@@ -30,7 +30,9 @@ use url::Url;
 use super::{PublishedQuotas, QuotaRow};
 use crate::append::is_conflict;
 use crate::store::LakeStore;
-use crate::table::{LakeError, check_columns, exists, failed, log_store, version};
+use crate::table::{
+    LakeError, check_columns, complete_columns, exists, failed, load_table, log_store, version,
+};
 
 /// How often one publication starts over because others published meanwhile.
 const CONFLICTS_MAX: usize = 8;
@@ -68,7 +70,7 @@ impl QuotasTable {
     /// The table's name, which is its folder below the lake's.
     pub const NAME: &str = "quotas";
 
-    /// Opens the table, making it when it is not there. Safe to call from several processes at once.
+    /// Opens the table, making it when it is not there and adding columns that it lacks. Safe to call from several processes at once.
     pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
         let log_store = log_store(store, Self::NAME)?;
         if !exists(&log_store).await? {
@@ -79,7 +81,9 @@ impl QuotasTable {
                 Err(error) => return Err(error),
             }
         }
-        Self::load_table(log_store).await
+        let table = Self::load_table(log_store).await?;
+        complete_columns(&table.log_store, &mut *table.latest.lock().await, &QUOTAS_SCHEMA).await?;
+        Ok(table)
     }
 
     /// Opens the table if it is there, for whoever only reads.
@@ -91,7 +95,7 @@ impl QuotasTable {
     async fn load_table(log_store: LogStoreRef) -> Result<Self, LakeError> {
         let url = log_store.root_url().clone();
         let mut table = DeltaTable::new(Arc::clone(&log_store));
-        table.load().await.map_err(failed(url.clone(), "open"))?;
+        load_table(&mut table).await?;
         check_columns(&url, &table, &QUOTAS_SCHEMA)?;
         Ok(Self { log_store, url, latest: Mutex::new(table), publishing: Mutex::new(()) })
     }
@@ -252,10 +256,12 @@ fn to_batch(rows: &[QuotaRow]) -> Result<RecordBatch, ArrowError> {
 fn from_batch(batch: &RecordBatch) -> Result<Vec<QuotaRow>, ArrowError> {
     let column = |name: &str| -> Result<ArrayRef, ArrowError> {
         let field = QUOTAS_SCHEMA.field_with_name(name)?;
-        let found = batch.column_by_name(name).ok_or_else(|| {
-            ArrowError::SchemaError(format!("a file of the quotas table has no column {name}"))
-        })?;
-        arrow::compute::cast(found, field.data_type())
+        match batch.column_by_name(name) {
+            Some(found) => arrow::compute::cast(found, field.data_type()),
+            // Written before there was this column.
+            None if field.is_nullable() => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            None => Err(ArrowError::SchemaError(format!("a file of the quotas table has no column {name}"))),
+        }
     };
     let text = |name: &str| Ok::<StringArray, ArrowError>(column(name)?.as_string::<i32>().clone());
     let number = |name: &str| Ok::<Int64Array, ArrowError>(column(name)?.as_primitive::<Int64Type>().clone());
