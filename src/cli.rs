@@ -3,6 +3,7 @@
 mod classify;
 mod control;
 mod ingest;
+mod lake;
 mod message;
 mod queue;
 mod quota;
@@ -70,6 +71,9 @@ enum Command {
     Suppression(suppression::SuppressionCommand),
     /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each.
     Ingest(ingest::IngestArgs),
+    /// Look at the lake's tables, and keep them in shape; beside a running server or without one.
+    #[command(subcommand)]
+    Lake(lake::LakeCommand),
     /// The limits that the sender obeys: which there are, and why.
     #[command(subcommand)]
     Quota(quota::QuotaCommand),
@@ -220,6 +224,7 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Queue(command) => queue::run(&config, command).await,
         Command::Suppression(command) => suppression::run(&config, command).await,
         Command::Ingest(args) => ingest::run(&config, args).await,
+        Command::Lake(command) => lake::run(&config, command).await,
         Command::Quota(command) => quota::run(&config, command).await,
         Command::Review(command) => review::run(&config, command).await,
         Command::Tenant(command) => control::tenant(&config, command).await,

@@ -35,6 +35,7 @@ section! {
         limits: Limits = Limits::default(),
         spool: Spool = Spool::default(),
         lake: Lake = Lake::default(),
+        maintenance: Maintenance = Maintenance::default(),
         sql: Sql = Sql::default(),
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
@@ -110,6 +111,32 @@ section! {
         commit_interval_ms: u64 = 10_000,
         /// Or as soon as this many wait.
         commit_rows_max: usize = 100_000,
+    }
+}
+
+section! {
+    /// Keeping the lake in shape, while it is written and read.
+    Maintenance {
+        /// Whether this node takes part. One node at a time does the work.
+        enabled: bool = true,
+        /// How often this node looks whether there is something to do.
+        interval_s: u32 = 600,
+        /// How large files should become; those of at least half of it are left alone.
+        target_file_bytes: u64 = 128 << 20,
+        /// Fewer small files than this of the current day are left alone.
+        small_files_min: usize = 8,
+        /// And those that are younger than this.
+        settle_s: u32 = 60,
+        /// Memory for sorting; what does not fit goes to `lake-sort/` in the data folder.
+        memory_bytes: usize = 256 << 20,
+        /// Days that events are kept; 0 for ever.
+        retention_days: u32 = 0,
+        /// How long a replaced file stays for those who still read it, and for backups.
+        vacuum_grace_h: u32 = 24,
+        /// How long old entries of a table's log stay.
+        log_retention_h: u32 = 168,
+        /// Readers of new events that retention does not wait for.
+        ignored_readers: Vec<String> = Vec::new(),
     }
 }
 
@@ -270,6 +297,11 @@ impl Config {
         } else {
             self.storage.master_key_file.clone()
         }
+    }
+
+    /// Where maintenance of the lake sorts what does not fit into memory.
+    pub fn sort_dir(&self) -> PathBuf {
+        self.storage.dir.join("lake-sort")
     }
 
     /// The lake's place: a URL, or a path for the default.

@@ -3,6 +3,7 @@
 mod feedback;
 mod judging;
 mod local;
+pub(crate) mod maintenance;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -268,6 +269,9 @@ impl Node {
             });
             tasks.spawn(self.limits.clone().run(shutdown.clone()));
             tasks.spawn(purge(self.spool.clone(), shutdown.clone()));
+            if self.config.maintenance.enabled {
+                tasks.spawn(maintenance::run(&self.config, self.lake.clone(), &self.ids, shutdown.clone())?);
+            }
             tasks.spawn(self.publisher.clone().run(self.hearing.feedback_arrived.clone(), shutdown.clone()));
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));

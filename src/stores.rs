@@ -10,6 +10,9 @@ use sendlake_control::domain::Domain;
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::secret::{Keyring, MasterKey};
 use sendlake_ingest::event::to_batch;
+use sendlake_ingest::maintain::plan::PlanSettings;
+use sendlake_ingest::maintain::rewrite::RewriteSettings;
+use sendlake_ingest::maintain::round::{Maintainer, MaintenanceSettings};
 use sendlake_ingest::outbox::Outbox;
 use sendlake_ingest::quotas::{PublishedQuotas, QuotasTable};
 use sendlake_ingest::store::{LakeStore, open_store};
@@ -117,6 +120,37 @@ pub async fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
 pub async fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
     let store = open_store(&config.lake_place(), &config.storage.options)?;
     Ok(Arc::new(EventsTable::open(&store).await?))
+}
+
+/// What keeps the lake in shape, as it is configured.
+pub fn maintainer(config: &Config, events: Arc<EventsTable>) -> anyhow::Result<Maintainer> {
+    let settings = &config.maintenance;
+    let hours_ms = |hours: u32| i64::from(hours).saturating_mul(3_600_000);
+    Ok(Maintainer {
+        store: open_store(&config.lake_place(), &config.storage.options)?,
+        events,
+        settings: MaintenanceSettings {
+            plan: PlanSettings {
+                target_file_bytes: settings.target_file_bytes,
+                small_files_min: settings.small_files_min,
+                settle_ms: i64::from(settings.settle_s).saturating_mul(1_000),
+            },
+            rewrite: rewrite_settings(config),
+            retention_days: settings.retention_days,
+            vacuum_grace_ms: hours_ms(settings.vacuum_grace_h),
+            log_retention_ms: hours_ms(settings.log_retention_h),
+            ignored_readers: settings.ignored_readers.clone(),
+        },
+    })
+}
+
+/// What one rewrite of the lake's files may use.
+pub fn rewrite_settings(config: &Config) -> RewriteSettings {
+    RewriteSettings {
+        memory_bytes: config.maintenance.memory_bytes,
+        spill_dir: config.sort_dir(),
+        target_file_bytes: config.maintenance.target_file_bytes,
+    }
 }
 
 /// Opens the lake's table of published limits; makes it where there is none.

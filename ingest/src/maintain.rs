@@ -3,11 +3,22 @@
 //!
 //! - [`lease`]: who maintains the lake now
 //! - [`rewrite`]: exact files of the table, read, edited, sorted, written anew, and swapped in one commit
+//! - [`plan`]: which files are worth joining
+//! - [`retention`]: old days go whole
 //! - [`reader`]: who reads what is new, and how far it has come
+//! - [`log`]: checkpoints, and the end of old log entries
+//! - [`vacuum`]: files that nothing names
+//! - [`round`]: all of it, once, in order
+//! - [`status`]: what the lake looks like to whoever keeps it
 
 pub mod lease;
+pub mod log;
 pub mod reader;
+pub mod retention;
 pub mod rewrite;
+pub mod round;
+pub mod status;
+pub mod vacuum;
 
 pub mod plan;
 
@@ -15,6 +26,7 @@ mod commit;
 mod source;
 
 use object_store::Error as ObjectError;
+use url::Url;
 
 use self::lease::LeaseError;
 use crate::table::LakeError;
@@ -42,6 +54,11 @@ pub enum MaintainError {
          lake's storage, and run `sendlake lake verify`, which says what it holds"
     )]
     Source { path: String, reason: String },
+    #[error(
+        "the log of {table} has no entry {version} (`_delta_log/{version:020}.json`): without it nobody can say which \
+         files belong to the table. Nothing was changed or removed; restore the entry from a copy of the storage"
+    )]
+    Hole { table: Url, version: u64 },
     #[error("{read} rows were read, {dropped} were to go, but {written} were written: nothing was changed")]
     Miscounted { read: u64, dropped: u64, written: u64 },
     #[error("cannot {action}: {source}")]

@@ -237,3 +237,20 @@ impl ObjectStore for FlakyStore {
         self.inner.rename_opts(from, to, options).await
     }
 }
+
+/// A Delta table `name` whose log says that it has read a spool up to an LSN.
+pub async fn reading_table(store: &LakeStore, name: &str, spool: Uuid, lsn: i64) -> DeltaTable {
+    use deltalake::kernel::Transaction;
+    use deltalake::kernel::schema::{DataType, StructField};
+    use deltalake::kernel::transaction::CommitProperties;
+    use deltalake::operations::create::CreateBuilder;
+    CreateBuilder::new()
+        .with_log_store(crate::table::log_store(store, name).unwrap())
+        .with_table_name(name)
+        .with_columns([StructField::nullable("hour", DataType::LONG)])
+        .with_commit_properties(
+            CommitProperties::default().with_application_transaction(Transaction::new(spool, lsn)),
+        )
+        .await
+        .unwrap()
+}

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Format;
 
 /// The lines that `sendlake sql` draws, so that every table looks alike.
-const PRESET: &str = "||--+-++|    ++++++";
+pub(super) const PRESET: &str = "||--+-++|    ++++++";
 
 /// Prints `rows` with their fields as columns, in the order of the struct. Nothing but the header is printed
 /// when there are none.

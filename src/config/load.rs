@@ -204,10 +204,20 @@ fn check(config: &Config) -> Result<(), (String, String)> {
         ("sql.rows_max", config.sql.rows_max),
         ("sql.concurrent_max", config.sql.concurrent_max),
         ("lake.commit_rows_max", config.lake.commit_rows_max),
+        ("maintenance.interval_s", config.maintenance.interval_s as usize),
     ] {
         if value == 0 {
             return refuse(key, "must be at least 1");
         }
+    }
+    if config.maintenance.target_file_bytes < 1 << 20 {
+        return refuse("maintenance.target_file_bytes", "must be at least 1048576 (1 MiB)");
+    }
+    if !(1..=168).contains(&config.maintenance.vacuum_grace_h) {
+        return refuse(
+            "maintenance.vacuum_grace_h",
+            "must lie between 1 and 168: a commit may take minutes, and the log remembers removed files for a week",
+        );
     }
     check_names(config)
 }

@@ -2,7 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use object_store::path::Path;
 use uuid::Uuid;
+
+use super::MaintainError;
+use super::log::transactions;
+use crate::quotas::QuotasTable;
+use crate::store::LakeStore;
+use crate::table::{EventsTable, exists, log_store};
 
 /// How far one reader of new events has come: what it holds is durable elsewhere, up to here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +25,47 @@ impl ReaderPosition {
     pub fn has_read(&self, incarnation: Uuid, lsn: u64) -> bool {
         self.lsn.get(&incarnation).is_some_and(|read| *read >= lsn)
     }
+}
+
+/// The readers that are registered in a lake: every other table there whose log carries positions, that is
+/// transactions named after spools. Dropping such a table drops the reader.
+pub async fn registered(store: &LakeStore) -> Result<Vec<ReaderPosition>, MaintainError> {
+    let mut readers = Vec::new();
+    for name in tables(store).await? {
+        if name == EventsTable::NAME || name == QuotasTable::NAME {
+            continue;
+        }
+        let known = transactions(&log_store(store, &name)?).await?;
+        let lsn: BTreeMap<Uuid, u64> = known
+            .into_iter()
+            .filter_map(|(app_id, version)| {
+                Some((Uuid::parse_str(&app_id).ok()?, u64::try_from(version).ok()?))
+            })
+            .collect();
+        if !lsn.is_empty() {
+            readers.push(ReaderPosition { reader: name, lsn });
+        }
+    }
+    Ok(readers)
+}
+
+/// The names of a lake's tables.
+pub async fn tables(store: &LakeStore) -> Result<Vec<String>, MaintainError> {
+    let lake = Path::from_url_path(store.url.path()).unwrap_or_default();
+    let listed = store.root.list_with_delimiter(Some(&lake)).await;
+    let listed = listed.map_err(|source| MaintainError::Storage {
+        action: format!("list the lake at {}", store.url),
+        source,
+    })?;
+    let mut names = Vec::new();
+    for folder in listed.common_prefixes {
+        let Some(name) = folder.filename().filter(|name| !name.starts_with(['_', '.'])) else { continue };
+        if exists(&log_store(store, name)?).await? {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -1,0 +1,149 @@
+//! A round leaves the same rows in better shape, and says what stood in its way.
+
+use std::sync::Mutex;
+
+use sendlake_control::clock::{ManualClock, SeededEntropy};
+use sendlake_control::id::Ids;
+use uuid::Uuid;
+
+use crate::quotas::QuotasTable;
+use crate::testing::{NOON, event, events, lake, lsns};
+
+use super::*;
+
+const SPOOL: Uuid = Uuid::from_u128(5);
+
+struct Setup {
+    _dirs: (tempfile::TempDir, tempfile::TempDir),
+    maintainer: Maintainer,
+    lake_dir: std::path::PathBuf,
+}
+
+async fn setup(retention_days: u32) -> Setup {
+    let dirs = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = lake(&dirs.0);
+    let events = Arc::new(EventsTable::open(&store).await.unwrap());
+    QuotasTable::open(&store).await.unwrap();
+    let settings = MaintenanceSettings {
+        plan: PlanSettings { target_file_bytes: 64 << 20, small_files_min: 8, settle_ms: 0 },
+        rewrite: RewriteSettings {
+            memory_bytes: 0,
+            spill_dir: dirs.1.path().to_owned(),
+            target_file_bytes: 64 << 20,
+        },
+        retention_days,
+        vacuum_grace_ms: 86_400_000,
+        log_retention_ms: 7 * 86_400_000,
+        ignored_readers: Vec::new(),
+    };
+    let lake_dir = dirs.0.path().to_owned();
+    Setup { _dirs: dirs, maintainer: Maintainer { store, events, settings }, lake_dir }
+}
+
+/// `days` after the noon of the events.
+async fn lease(setup: &Setup, days: i64) -> Lease {
+    let clock = Arc::new(ManualClock::new(NOON.plus_secs(days * 86_400)));
+    let ids = Ids { clock, entropy: Arc::new(SeededEntropy::new(days as u64)) };
+    Lease::take(&setup.maintainer.store, "test", &ids, 60_000, 0).await.unwrap().unwrap()
+}
+
+async fn scatter(setup: &Setup, commits: u64) {
+    for commit in 0..commits {
+        setup
+            .maintainer
+            .events
+            .append(SPOOL, events(SPOOL, commit * 20 + 1..=commit * 20 + 20))
+            .await
+            .unwrap();
+    }
+}
+
+async fn held(setup: &Setup) -> usize {
+    lsns(&setup.maintainer.events.pin(None).await.unwrap().table, SPOOL).await.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_joins_checkpoints_and_keeps_every_row() {
+    let setup = setup(0).await;
+    scatter(&setup, 25).await;
+    let lease = lease(&setup, 400).await;
+    let told = Mutex::new(Vec::new());
+    let steps =
+        setup.maintainer.round(&lease, &|step| told.lock().unwrap().push(step.clone())).await.unwrap();
+    assert_eq!(*told.lock().unwrap(), steps);
+    let done: Vec<_> = steps.iter().map(|step| (step.step, step.files)).collect();
+    assert_eq!(
+        done,
+        [("compacted", 25), ("compacted", 25), ("checkpointed", 0), ("cleaned", 27), ("vacuumed", 50)]
+    );
+    assert_eq!(held(&setup).await, 500);
+    let report = setup.maintainer.status(lease.now()).await.unwrap();
+    let table = &report.tables[0];
+    assert_eq!((table.table.as_str(), table.version, table.files, table.rows), ("events", 27, 2, 500));
+    assert_eq!(
+        (table.first_day.as_deref(), table.last_day.as_deref()),
+        (Some("2026-01-30"), Some("2026-01-31"))
+    );
+    assert_eq!((table.checkpoint_version, table.oldest_entry), (Some(27), Some(27)));
+    assert_eq!(table.problem, None);
+    assert_eq!(report.spools[0].committed_lsn, 500);
+    assert!(report.lease_held && report.next.is_empty());
+    assert_eq!(
+        setup.maintainer.round(&lease, &|_| ()).await.unwrap(),
+        [],
+        "a second round has nothing to do"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_with_a_damaged_file_is_left_and_the_others_are_done() {
+    let setup = setup(0).await;
+    scatter(&setup, 10).await;
+    let day = setup.lake_dir.join("events/event_date=2026-01-30");
+    let victim = std::fs::read_dir(&day).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&victim).unwrap();
+    std::fs::write(&victim, &bytes[..bytes.len() - 100]).unwrap();
+    let lease = lease(&setup, 400).await;
+    let steps = setup.maintainer.round(&lease, &|_| ()).await.unwrap();
+    let left = steps.iter().find(|step| step.step == "left").unwrap();
+    assert_eq!(left.day.as_deref(), Some("2026-01-30"));
+    assert!(left.detail.contains(victim.file_name().unwrap().to_str().unwrap()), "{}", left.detail);
+    assert!(steps.iter().any(|step| step.step == "compacted" && step.day.as_deref() == Some("2026-01-31")));
+    assert!(victim.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_waits_for_tables_that_read_and_ignores_those_it_is_told_to() {
+    let mut setup = setup(30).await;
+    scatter(&setup, 2).await;
+    // A table of rollups, as far as retention is concerned: another table with positions in its log.
+    let rollups = crate::testing::reading_table(&setup.maintainer.store, "rollup_hourly", SPOOL, 35).await;
+    let first = lease(&setup, 40).await;
+    let left = setup.maintainer.expire(&first, false).await.unwrap();
+    assert!(left.iter().all(|step| step.step == "left" && step.detail.contains("rollup_hourly")), "{left:?}");
+    assert_eq!(held(&setup).await, 40);
+    let report = setup.maintainer.status(first.now()).await.unwrap();
+    assert_eq!((report.readers[0].lsn, report.readers[0].behind), (35, 5));
+
+    drop(rollups);
+    setup.maintainer.settings.ignored_readers = vec!["rollup_hourly".into()];
+    let gone = setup.maintainer.expire(&first, false).await.unwrap();
+    assert!(gone.iter().all(|step| step.step == "expired"), "{gone:?}");
+    assert_eq!(held(&setup).await, 0);
+    // A late event of an expired day is taken, and goes with the next round.
+    setup.maintainer.events.append(SPOOL, vec![event(SPOOL, 41)]).await.unwrap();
+    assert_eq!(setup.maintainer.expire(&first, true).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_in_the_log_stops_maintenance_and_shows_in_the_status() {
+    let setup = setup(0).await;
+    scatter(&setup, 10).await;
+    std::fs::remove_file(setup.lake_dir.join("events/_delta_log/00000000000000000004.json")).unwrap();
+    let lease = lease(&setup, 1).await;
+    let said = setup.maintainer.keep_log(&lease, "events", false).await.unwrap_err().to_string();
+    assert!(said.contains("no entry 4"), "{said}");
+    let report = setup.maintainer.status(lease.now()).await.unwrap();
+    assert!(report.tables[0].problem.as_deref().unwrap().contains("no entry 4"));
+    assert_eq!(report.tables[1].problem, None, "the other table is looked at all the same");
+}
