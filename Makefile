@@ -8,10 +8,10 @@ export SENDLAKE_CORPORA ?= ../shared/corpora
 export SENDLAKE_TEST_PYTHON := $(abspath $(VENV))/bin/python
 export SENDLAKE_BIN := $(abspath $(TARGET))/debug/sendlake
 
-.PHONY: help build demo test check fmt clippy golden torture corpora bench fuzz clean
+.PHONY: help build demo test check fmt clippy golden golden-lake torture corpora bench fuzz clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build:  ## build everything in the profile that the demo and the tests share
 	$(CARGO) build --workspace --locked
@@ -19,9 +19,12 @@ build:  ## build everything in the profile that the demo and the tests share
 demo: build  ## three acts: mail goes out, a domain warms up, a campaign is cut (ARGS=--keep goes on serving)
 	$(SENDLAKE_BIN) demo $(ARGS)
 
-$(VENV)/ready: tests/peers/requirements.txt
+# Python's peers, and one of npm's; without npm the tests that need it say so and go on.
+$(VENV)/ready: tests/peers/requirements.txt tests/peers/package.json tests/peers/package-lock.json
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	if command -v npm > /dev/null; then mkdir -p $(VENV)/node && cp tests/peers/package*.json $(VENV)/node && \
+		npm ci --prefix $(VENV)/node --omit=dev --ignore-scripts --silent; fi
 	touch $@
 
 test: build $(VENV)/ready  ## run all tests; makes a Python venv for the peers by itself
@@ -40,6 +43,9 @@ clippy:
 
 golden:  ## fail when a view's golden case would change
 	$(CARGO) test --workspace --locked --lib views::
+
+golden-lake: build  ## make the golden lake of a new schema version (VERSION=n), for tests to read ever after
+	SENDLAKE_GOLDEN_LAKE=$(VERSION) $(CARGO) test --workspace --locked --test e2e golden_lake
 
 corpora:  ## print how many of the real bounces in $SENDLAKE_CORPORA are classified right, and each miss
 	$(CARGO) test --workspace --locked --lib corpus_of -- --nocapture

@@ -25,6 +25,7 @@ use sendlake_sender::stream::Stream;
 
 pub(crate) use self::message::print as print_history;
 use crate::config::{self, Config};
+use crate::stores;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 no such thing · 4 refused (by a rule or a \
@@ -106,7 +107,11 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Say whether the configuration can be used; name file, line and key where not.
-    Check,
+    Check {
+        /// Also ask the lake's place whether it can be read and written. Puts one small object into a bucket.
+        #[arg(long)]
+        open: bool,
+    },
     /// Print the configuration in force: defaults, file and environment together, without secrets.
     Show,
 }
@@ -233,16 +238,27 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Audit(args) => control::audit(&config, args).await,
         Command::Classify(args) => classify::run(&args),
         Command::Rules(command) => classify::rules(&command),
-        Command::Config(ConfigCommand::Check) => check(&config, cli.global.config.as_deref()),
+        Command::Config(ConfigCommand::Check { open }) => {
+            check(&config, cli.global.config.as_deref(), open).await
+        }
         Command::Config(ConfigCommand::Show) => show(&config),
         Command::Completions { .. } => Ok(()),
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn check(config: &Config, file: Option<&std::path::Path>) -> CommandResult {
+async fn check(config: &Config, file: Option<&std::path::Path>, open: bool) -> CommandResult {
     let what = file.map_or_else(|| "defaults and environment".into(), |path| path.display().to_string());
-    println!("{what}: good. Data in {}, lake in {}.", config.storage.dir.display(), config.lake_place());
+    let (data, lake) = (config.storage.dir.display(), config.lake_place());
+    if !open {
+        println!("{what}: good. Data in {data}, lake in {lake} (not opened; --open tries it).");
+        return Ok(());
+    }
+    let there = match stores::try_lake(config).await? {
+        true => "it can be read and written, and holds a lake",
+        false => "it can be read and written, and holds no lake yet",
+    };
+    println!("{what}: good. Data in {data}, lake in {lake}: {there}.");
     Ok(())
 }
 

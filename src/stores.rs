@@ -116,6 +116,13 @@ pub async fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Asks the lake's place whether it can be read and written. Returns whether it holds a lake; makes none.
+pub async fn try_lake(config: &Config) -> anyhow::Result<bool> {
+    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    store.probe().await?;
+    Ok(EventsTable::open_existing(&store).await?.is_some())
+}
+
 /// Opens the lake's events table; makes it where there is none.
 pub async fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
     let store = open_store(&config.lake_place(), &config.storage.options)?;

@@ -3,7 +3,8 @@
 //!
 //! - [`home`]: a data folder with its configuration, and the command line on it · [`server`]: a running `serve`
 //! - [`power_cut`]: what a power cut leaves · [`random`]: choices of a seed
-//! - [`http`]: the client · [`peers`]: real programs that tests need, or one line on what is missing
+//! - [`http`]: the client · [`peers`]: real programs that tests need, or one line on what is missing · [`buckets`]: servers
+//!   of object storage
 
 #![allow(
     clippy::expect_used,
@@ -14,6 +15,7 @@
     reason = "test code: a failure here is the test's answer"
 )]
 
+pub mod buckets;
 pub mod home;
 pub mod http;
 pub mod peers;

@@ -34,19 +34,60 @@ impl Python {
         None
     }
 
-    fn script(&self, script: &str) -> Command {
-        let mut command = Command::new(&self.0);
+    /// The interpreter, without a script.
+    pub fn command(&self) -> Command {
+        Command::new(&self.0)
+    }
+
+    /// A program that was installed with it.
+    pub fn beside(&self, program: &str) -> PathBuf {
+        self.environment().join("bin").join(program)
+    }
+
+    /// The folder of the virtual environment.
+    pub fn environment(&self) -> &Path {
+        self.0.parent().and_then(Path::parent).unwrap_or(Path::new("/"))
+    }
+
+    /// A file of an installed module; `None` when there is no such module.
+    pub fn file(&self, module: &str, path: &str) -> Option<PathBuf> {
+        let code = format!(
+            "import importlib.util as u; print(u.find_spec({module:?}).submodule_search_locations[0])"
+        );
+        let output = self.command().args(["-c", &code]).stderr(Stdio::null()).output().ok()?;
+        let folder = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+        Some(Path::new(folder.trim()).join(path))
+    }
+
+    pub fn script(&self, script: &str) -> Command {
+        let mut command = self.command();
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script));
         command
     }
 
     /// Runs a script of `tests/peers` that prints JSON.
     pub fn ask(&self, script: &str, args: &[&str]) -> Value {
-        let output = self.script(script).args(args).output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{script} {args:?}: {out}{err}");
-        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{script}: {error}: {out}{err}"))
+        self.try_ask(script, args).unwrap_or_else(|said| panic!("{script} {args:?}: {said}"))
     }
+
+    /// The same in a working directory.
+    pub fn ask_in(&self, dir: &Path, script: &str, args: &[&str]) -> Value {
+        answer(self.script(script).args(args).current_dir(dir))
+            .unwrap_or_else(|said| panic!("{script} {args:?}: {said}"))
+    }
+
+    /// For a script that may fail; then what it said.
+    pub fn try_ask(&self, script: &str, args: &[&str]) -> Result<Value, String> {
+        answer(self.script(script).args(args))
+    }
+}
+
+/// What a script printed as JSON.
+fn answer(script: &mut Command) -> Result<Value, String> {
+    let output = script.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let answer = serde_json::from_str(&out).map_err(|error| format!("{error}: {out}{err}"));
+    if output.status.success() { answer } else { Err(format!("{out}{err}")) }
 }
 
 /// A process that ends with the test.

@@ -16,13 +16,16 @@ mod delivery;
 mod demo;
 mod disk;
 mod feedback;
+mod golden_lake;
 mod hostile;
 mod judging;
 mod lake;
 mod limits;
 mod postfix;
+mod readme;
 mod sql;
 mod start;
+mod storage;
 mod torture;
 
 use serde_json::{Value, json};

@@ -79,3 +79,28 @@ async fn every_hundredth_version_is_a_checkpoint() {
     let again = QuotasTable::open(&store).await.unwrap().load().await.unwrap().unwrap();
     assert_eq!((again.version, again.rows[0].limit_messages), (100, Some(99)));
 }
+
+#[tokio::test]
+async fn an_older_table_gets_the_column_that_it_lacks_and_its_files_keep_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let older: Vec<_> =
+        QUOTAS_SCHEMA.fields().iter().filter(|field| field.name() != "limit_messages").cloned().collect();
+    let schema: StructType = (&Schema::new(older)).try_into_kernel().unwrap();
+    CreateBuilder::new()
+        .with_log_store(log_store(&lake(&dir), QuotasTable::NAME).unwrap())
+        .with_columns(schema.fields().cloned())
+        .await
+        .unwrap();
+    assert!(QuotasTable::open_existing(&lake(&dir)).await.unwrap().unwrap().load().await.unwrap().is_none());
+    let table = QuotasTable::open(&lake(&dir)).await.unwrap();
+    let rows = vec![row("a.example", Some(500))];
+    assert_eq!(table.publish(&rows).await.unwrap(), 2, "made, one column added, published");
+    assert_eq!(table.load().await.unwrap().unwrap().rows, rows);
+
+    let whole = to_batch(&rows).unwrap();
+    let columns: Vec<usize> = (0..whole.num_columns())
+        .filter(|index| whole.schema().field(*index).name() != "limit_messages")
+        .collect();
+    let read = from_batch(&whole.project(&columns).unwrap()).unwrap();
+    assert_eq!(read, [row("a.example", None)], "a file of the older version");
+}
