@@ -15,12 +15,16 @@ use sendlake_ingest::maintain::rewrite::RewriteSettings;
 use sendlake_ingest::maintain::round::{Maintainer, MaintenanceSettings};
 use sendlake_ingest::outbox::Outbox;
 use sendlake_ingest::quotas::{PublishedQuotas, QuotasTable};
+use sendlake_ingest::rollups::Rollups;
+use sendlake_ingest::rollups::table::{Grain, PinnedRollup};
 use sendlake_ingest::store::{LakeStore, open_store};
-use sendlake_ingest::table::{EventsTable, LakeError};
+use sendlake_ingest::table::{EventsTable, LakeError, Pinned};
 use sendlake_query::{
-    DomainRow, EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, SourceError, Surroundings,
+    DomainRow, EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, RollupSnapshot,
+    SourceError, Surroundings,
 };
 use sendlake_sender::spool::{Sealer, SpoolReader, SpoolSettings};
+use tokio::sync::OnceCell;
 
 use crate::config::Config;
 
@@ -205,7 +209,8 @@ pub fn open_engine(
         concurrent_queries: config.sql.concurrent_max,
         ..EngineLimits::default()
     };
-    Ok(QueryEngine::new(Arc::new(LakeSource { table, outbox }), Arc::new(surroundings), limits)?)
+    let rollups = LakeRollups { store: surroundings.lake.clone(), opened: OnceCell::new() };
+    Ok(QueryEngine::new(Arc::new(LakeSource { table, outbox, rollups }), Arc::new(surroundings), limits)?)
 }
 
 /// What queries read besides events: the clock, sending domains, the published limits.
@@ -245,11 +250,33 @@ impl Surroundings for NodeSurroundings {
 struct LakeSource {
     table: Arc<EventsTable>,
     outbox: Option<Arc<dyn Outbox>>,
+    rollups: LakeRollups,
 }
 
-#[async_trait]
-impl EventSource for LakeSource {
-    async fn snapshot(&self) -> Result<EventSnapshot, SourceError> {
+/// The rollups, from the first time that a query asks for them and they are there.
+struct LakeRollups {
+    store: LakeStore,
+    opened: OnceCell<Rollups>,
+}
+
+impl LakeRollups {
+    async fn pin(&self) -> Result<Vec<(Grain, PinnedRollup)>, LakeError> {
+        if self.opened.get().is_none()
+            && let Some(rollups) = Rollups::open_existing(&self.store).await?
+        {
+            // Two queries may both have opened them; either will do.
+            let _ = self.opened.set(rollups);
+        }
+        let mut pinned = Vec::new();
+        for table in self.opened.get().iter().flat_map(|rollups| rollups.tables()) {
+            pinned.push((table.grain(), table.pin().await?));
+        }
+        Ok(pinned)
+    }
+}
+
+impl LakeSource {
+    async fn read(&self) -> Result<(EventSnapshot, Pinned), SourceError> {
         let failed = |error: &dyn std::fmt::Display| SourceError(error.to_string());
         let snapshot =
             self.table.snapshot(self.outbox.as_ref(), HOT_ROWS_MAX).await.map_err(|e| failed(&e))?;
@@ -262,11 +289,55 @@ impl EventSource for LakeSource {
         }
         let hot = to_batch(&snapshot.hot).map_err(|e| failed(&e))?;
         let cold = snapshot.table.table_provider().build().await.map_err(|e| failed(&e))?;
-        Ok(EventSnapshot {
+        let events = EventSnapshot {
             cold: Arc::new(cold),
             hot: vec![hot],
             version: i64::try_from(snapshot.version).ok(),
+        };
+        Ok((events, Pinned { table: snapshot.table, version: snapshot.version, committed_lsn: 0 }))
+    }
+
+    /// A rollup that was pinned before `events`, and the events that it does not hold.
+    async fn rollup(
+        &self,
+        grain: Grain,
+        rollup: PinnedRollup,
+        events: &EventSnapshot,
+        pinned: &Pinned,
+    ) -> Result<RollupSnapshot, SourceError> {
+        let failed = |error: &dyn std::fmt::Display| SourceError(error.to_string());
+        let changes = self.table.changes(rollup.positions.events_version, pinned).await;
+        let files = changes.map_err(|e| failed(&e))?.files.into_keys();
+        let provider = pinned.table.table_provider().with_file_paths(files);
+        let cold = provider.build().await.map_err(|e| failed(&e))?;
+        let stored = rollup.table.table_provider().build().await.map_err(|e| failed(&e))?;
+        let lsn = rollup.positions.lsn.into_iter();
+        Ok(RollupSnapshot {
+            grain,
+            stored: Some(Arc::new(stored)),
+            uncounted: EventSnapshot { cold: Arc::new(cold), ..events.clone() },
+            counted_lsn: lsn.map(|(incarnation, lsn)| (incarnation.to_string(), lsn)).collect(),
         })
+    }
+}
+
+#[async_trait]
+impl EventSource for LakeSource {
+    async fn snapshot(&self) -> Result<EventSnapshot, SourceError> {
+        Ok(self.read().await?.0)
+    }
+
+    async fn snapshot_with_rollups(&self) -> Result<(EventSnapshot, Vec<RollupSnapshot>), SourceError> {
+        let rollups = self.rollups.pin().await.map_err(|error| SourceError(error.to_string()))?;
+        let (events, pinned) = self.read().await?;
+        if rollups.is_empty() {
+            return Ok((events.clone(), RollupSnapshot::nothing_counted(&events)));
+        }
+        let mut snapshots = Vec::new();
+        for (grain, rollup) in rollups {
+            snapshots.push(self.rollup(grain, rollup, &events, &pinned).await?);
+        }
+        Ok((events, snapshots))
     }
 }
 
@@ -286,3 +357,6 @@ impl Sealer for KeyringSealer {
         self.0.open(tenant, aad, sealed).map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

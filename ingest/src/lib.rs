@@ -9,6 +9,7 @@
 //! - [`read`]: a pinned version plus hot rows, for queries
 //! - [`verify`]: whether outbox, log and files agree
 //! - [`maintain`]: compaction, retention, vacuum, and the lease of whoever does them
+//! - [`rollups`]: events summed by minute and hour, two small tables beside `events`
 //! - [`quotas`]: the published limits, a small table beside `events`
 //! - [`inbound`]: the SMTP listener for mail that comes back
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
@@ -21,6 +22,7 @@ pub mod outbox;
 pub mod quotas;
 pub mod read;
 pub mod report;
+pub mod rollups;
 pub mod store;
 pub mod table;
 pub mod verify;

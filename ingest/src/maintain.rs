@@ -23,7 +23,7 @@ pub mod vacuum;
 pub mod plan;
 
 mod commit;
-mod source;
+pub(crate) mod source;
 
 use object_store::Error as ObjectError;
 use url::Url;

@@ -75,7 +75,9 @@ pub enum LakeError {
          computed anew from all events"
     )]
     NoPositions { table: Url },
-    #[error("others changed the lake table at {table} each of {tries} times; what they did stands, try again")]
+    #[error(
+        "others changed the lake table at {table} each of {tries} times; what they did stands, try again"
+    )]
     Busy { table: Url, tries: usize },
     #[error("the work was cancelled: {0}")]
     Cancelled(#[from] tokio::task::JoinError),

@@ -33,10 +33,11 @@ use crate::error::QueryError;
 use crate::limits::{EngineLimits, QueryLimits};
 use crate::pause::{Stop, stoppable};
 use crate::relations::{self, Relations};
+use crate::rollups;
 use crate::scope::Scope;
 use crate::source::{EventSource, SourceError, Surroundings};
 use crate::statement;
-use crate::table::EventsTable;
+use crate::table::TenantTable;
 
 /// Planning recurses; pages of a stack that are never touched cost nothing.
 const STACK_BYTES: usize = 64 << 20;
@@ -74,7 +75,7 @@ pub struct Instants {
     pub since_day: Option<i32>,
 }
 
-/// Answers SQL over `events` and the views. One per process; cheap to share behind an [`Arc`].
+/// Answers SQL over `events`, the rollups and the views. One per process; cheap to share behind an [`Arc`].
 pub struct QueryEngine {
     inner: Arc<Inner>,
     limits: EngineLimits,
@@ -263,19 +264,26 @@ impl Inner {
         let source_failed = |error: SourceError| QueryError::source_failed(error.to_string(), scope);
         let relations = Relations::read(self.surroundings.as_ref(), &instants.as_of, reads.relations.clone());
         let relations = relations.await.map_err(source_failed)?;
-        let snapshot = self.source.snapshot().await.map_err(source_failed)?;
+        let (snapshot, mut rollups) = match reads.rollups.is_empty() {
+            true => (self.source.snapshot().await.map_err(source_failed)?, Vec::new()),
+            false => self.source.snapshot_with_rollups().await.map_err(source_failed)?,
+        };
+        rollups.retain(|rollup| reads.rollups.contains(rollup.grain.table_name()));
         let version = snapshot.version;
         let environment = RuntimeEnv {
             memory_pool: Arc::new(GreedyMemoryPool::new(limits.memory_bytes)),
             ..self.base.runtime_env().as_ref().clone()
         };
-        let state = SessionStateBuilder::new_from_existing(self.base.clone())
-            .with_catalog_list(empty_catalog().map_err(failed)?)
-            .with_runtime_env(Arc::new(environment))
-            .build();
-        let session = SessionContext::new_with_state(state);
-        let events = EventsTable::new(snapshot, scope.clone(), instants.since_day);
+        let environment = Arc::new(environment);
+        let session = self.empty_session(&environment).map_err(failed)?;
+        let events = TenantTable::events(snapshot, scope.clone(), instants.since_day);
         session.register_table("events", Arc::new(events)).map_err(failed)?;
+        for rollup in rollups {
+            let name = rollup.grain.table_name();
+            let scratch = self.empty_session(&environment).map_err(failed)?;
+            let relation = rollups::relation(&scratch, rollup, scope, self.surroundings.now()).await;
+            session.register_table(name, Arc::new(relation.map_err(failed)?)).map_err(failed)?;
+        }
         for (name, table) in relations.tables(scope).map_err(failed)? {
             session.register_table(name, Arc::new(table)).map_err(failed)?;
         }
@@ -285,6 +293,14 @@ impl Inner {
             session.register_table(view.name, Arc::new(table)).map_err(failed)?;
         }
         Ok((session, version))
+    }
+
+    fn empty_session(&self, environment: &Arc<RuntimeEnv>) -> Result<SessionContext, DataFusionError> {
+        let state = SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_catalog_list(empty_catalog()?)
+            .with_runtime_env(Arc::clone(environment))
+            .build();
+        Ok(SessionContext::new_with_state(state))
     }
 }
 
@@ -328,11 +344,16 @@ struct Reads {
     /// In dependency order.
     views: Vec<&'static View>,
     relations: HashSet<&'static str>,
+    rollups: HashSet<&'static str>,
 }
 
 impl Reads {
     fn everything() -> Self {
-        Self { views: VIEWS.iter().collect(), relations: relations::NAMES.iter().copied().collect() }
+        Self {
+            views: VIEWS.iter().collect(),
+            relations: relations::NAMES.iter().copied().collect(),
+            rollups: rollups::names().into(),
+        }
     }
 
     fn of(state: &SessionState, statement: &Statement) -> Result<Self, DataFusionError> {
@@ -355,7 +376,8 @@ impl Reads {
         }
         views.reverse();
         let relations = relations::NAMES.iter().copied().filter(|name| wanted.contains(*name)).collect();
-        Ok(Self { views, relations })
+        let rollups = rollups::names().into_iter().filter(|name| wanted.contains(*name)).collect();
+        Ok(Self { views, relations, rollups })
     }
 }
 

@@ -9,10 +9,11 @@
 //!
 //! What is asked
 //! - [`source`]: the narrow traits that the lake, the outbox, domains and published limits stand behind
+//! - `rollups`: the relations of sums, stored ones and those made on the spot
 //! - `classify`: the function over the bounce rules
 //! - [`scope`]: whose rows a query sees
 //!
-//! The trust boundary between tenants is `scan`: every scan of `events` ends in its plan node, which nothing
+//! The trust boundary between tenants is `scan`: every scan of `events` or of a rollup ends in its plan node, which nothing
 //! of the user's passes; `filter` says which comparisons may, `statement` what may be asked at all, and `pause`
 //! sees to it that a query ends when told to.
 //! There is deliberately no way to register another table, read a file, or write.
@@ -27,6 +28,7 @@ pub mod output;
 mod pause;
 pub mod publish;
 mod relations;
+mod rollups;
 mod scan;
 pub mod scope;
 pub mod source;
@@ -37,7 +39,7 @@ pub use engine::{Instants, QueryEngine, QueryOutput};
 pub use error::QueryError;
 pub use limits::{EngineLimits, QueryLimits};
 pub use scope::Scope;
-pub use source::{DomainRow, EventSnapshot, EventSource, SourceError, Surroundings};
+pub use source::{DomainRow, EventSnapshot, EventSource, RollupSnapshot, SourceError, Surroundings};
 pub use statement::SQL_BYTES_MAX;
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The plan node that every scan of events ends in: it lets through the rows of one tenant, in the shape of
-//! `EVENTS_SCHEMA`, and nothing else, in either direction.
+//! The plan node that every scan of events and of rollups ends in: it lets through the rows of one tenant, in the shape
+//! that queries see, and nothing else, in either direction.
 //!
 //! To the optimizer it is a leaf. What it reads from is not among its children, so no filter, dynamic filter,
 //! limit, sort or statistic can pass it, whatever rules a later version brings.
@@ -31,7 +31,7 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, future};
 use sendlake_control::id::TenantId;
 
-/// The source of events failed below the tenant's filter. Kept apart from errors of the caller's own
+/// The source of rows failed below the tenant's filter. Kept apart from errors of the caller's own
 /// expressions, because this text may speak of anybody's rows.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -48,7 +48,7 @@ impl SourceFailed {
 
 /// Reads `source`, keeps one tenant's rows (all rows when bound to none), and gives them `schema`.
 #[derive(Debug)]
-pub(crate) struct EventScanExec {
+pub(crate) struct TenantScanExec {
     source: Arc<dyn ExecutionPlan>,
     shape: Arc<Shape>,
     properties: Arc<PlanProperties>,
@@ -63,8 +63,8 @@ struct Shape {
     schema: SchemaRef,
 }
 
-impl EventScanExec {
-    /// `schema` is `EVENTS_SCHEMA`, projected. Fails when a bound scan's source has no `tenant_id`.
+impl TenantScanExec {
+    /// `schema` is what queries see of the table, projected. Fails when a bound scan's source has no `tenant_id`.
     pub(crate) fn try_new(
         source: Arc<dyn ExecutionPlan>,
         tenant: Option<&TenantId>,
@@ -117,31 +117,31 @@ impl Shape {
 
 fn rows_of(tenant: &TenantId, batch: &RecordBatch, tenant_at: usize) -> Result<BooleanArray, ArrowError> {
     let Some(column) = batch.columns().get(tenant_at) else {
-        return Err(ArrowError::SchemaError("a batch of events has no tenant_id".to_owned()));
+        return Err(ArrowError::SchemaError("a batch of the lake has no tenant_id".to_owned()));
     };
     let column = cast(column, &DataType::Utf8)?;
     let mine = Scalar::new(StringArray::from(vec![tenant.as_str()]));
     eq(&column as &dyn arrow::array::Datum, &mine)
 }
 
-impl DisplayAs for EventScanExec {
+impl DisplayAs for TenantScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.shape.schema.fields().iter().map(|field| field.name().as_str());
         let columns = columns.collect::<Vec<_>>().join(", ");
         match &self.shape.bound {
-            Some((tenant, _)) => write!(f, "EventScanExec: tenant={tenant}, columns=[{columns}]"),
+            Some((tenant, _)) => write!(f, "TenantScanExec: tenant={tenant}, columns=[{columns}]"),
             None => {
                 let source = displayable(self.source.as_ref()).indent(false).to_string();
                 let source = source.lines().map(str::trim).collect::<Vec<_>>().join(" <- ");
-                write!(f, "EventScanExec: columns=[{columns}], source=[{source}]")
+                write!(f, "TenantScanExec: columns=[{columns}], source=[{source}]")
             }
         }
     }
 }
 
-impl ExecutionPlan for EventScanExec {
+impl ExecutionPlan for TenantScanExec {
     fn name(&self) -> &'static str {
-        "EventScanExec"
+        "TenantScanExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -167,7 +167,7 @@ impl ExecutionPlan for EventScanExec {
         if children.is_empty() {
             return Ok(self);
         }
-        Err(DataFusionError::Internal("EventScanExec takes no children".to_owned()))
+        Err(DataFusionError::Internal("TenantScanExec takes no children".to_owned()))
     }
 
     fn with_new_children(
@@ -177,7 +177,7 @@ impl ExecutionPlan for EventScanExec {
         if children.is_empty() {
             return Ok(self);
         }
-        Err(DataFusionError::Internal("EventScanExec takes no children".to_owned()))
+        Err(DataFusionError::Internal("TenantScanExec takes no children".to_owned()))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

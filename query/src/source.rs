@@ -1,6 +1,7 @@
 //! Where rows come from: one consistent reading of the lake and of the events that are still on their way, and the
 //! few small things that the views need besides.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,12 +11,20 @@ use datafusion::catalog::TableProvider;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::quotas::PublishedQuotas;
+use sendlake_ingest::rollups::table::Grain;
 
 /// What a query reads from. Asked once per query, so that everything in the query sees the same rows.
 #[async_trait]
 pub trait EventSource: Send + Sync {
     /// One reading. Hot rows first, version second, so that no row falls between the two.
     async fn snapshot(&self) -> Result<EventSnapshot, SourceError>;
+
+    /// One reading with the rollups: each event is in what a rollup holds or among those that it has yet to count, never
+    /// in both. For that, rollups are read first. Where there are none, every event has yet to be counted.
+    async fn snapshot_with_rollups(&self) -> Result<(EventSnapshot, Vec<RollupSnapshot>), SourceError> {
+        let events = self.snapshot().await?;
+        Ok((events.clone(), RollupSnapshot::nothing_counted(&events)))
+    }
 }
 
 /// One consistent reading: each event is in `cold` or in `hot`, never in both.
@@ -29,6 +38,27 @@ pub struct EventSnapshot {
     pub hot: Vec<RecordBatch>,
     /// The version of the lake's table that was pinned; none before its first commit.
     pub version: Option<i64>,
+}
+
+/// One rollup in the same reading.
+#[derive(Clone, Debug)]
+pub struct RollupSnapshot {
+    pub grain: Grain,
+    /// Its rows in the lake, with the columns of `ROLLUP_SCHEMA`; matched like those of events.
+    pub stored: Option<Arc<dyn TableProvider>>,
+    /// Events that may be missing in `stored`: all that are, and others beside them.
+    pub uncounted: EventSnapshot,
+    /// Per spool (incarnation) the LSN up to which its events are in `stored`.
+    pub counted_lsn: BTreeMap<String, u64>,
+}
+
+impl RollupSnapshot {
+    /// Rollups that hold nothing yet.
+    pub fn nothing_counted(events: &EventSnapshot) -> Vec<Self> {
+        let empty =
+            |grain| Self { grain, stored: None, uncounted: events.clone(), counted_lsn: BTreeMap::new() };
+        Grain::ALL.map(empty).into()
+    }
 }
 
 impl fmt::Debug for EventSnapshot {

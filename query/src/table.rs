@@ -1,9 +1,10 @@
-//! The base table `events`: the lake at one version and the hot rows, bound to one scope.
+//! A base table, `events` or a rollup: the lake at one version and rows that it does not hold yet, bound to one scope.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
@@ -14,24 +15,35 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, col};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use sendlake_ingest::event::EVENTS_SCHEMA;
+use sendlake_ingest::rollups::schema::ROLLUP_SCHEMA;
 
 use crate::filter;
-use crate::scan::{EventScanExec, SourceFailed};
+use crate::scan::{SourceFailed, TenantScanExec};
 use crate::scope::Scope;
 use crate::source::EventSnapshot;
 
-/// `events` as one scope sees it. Reports no statistics: those of the files count everybody's rows.
+/// A table as one scope sees it. Reports no statistics: those of the files count everybody's rows.
 #[derive(Debug)]
-pub(crate) struct EventsTable {
-    snapshot: EventSnapshot,
+pub(crate) struct TenantTable {
+    /// What queries see. Has `tenant_id`.
+    schema: SchemaRef,
+    cold: Arc<dyn TableProvider>,
+    /// Each with exactly `schema`.
+    hot: Vec<RecordBatch>,
     scope: Scope,
     since_day: Option<i32>,
 }
 
-impl EventsTable {
+impl TenantTable {
     /// `since_day` lets the source skip files of earlier days; it promises nothing about their rows.
-    pub(crate) fn new(snapshot: EventSnapshot, scope: Scope, since_day: Option<i32>) -> Self {
-        Self { snapshot, scope, since_day }
+    pub(crate) fn events(snapshot: EventSnapshot, scope: Scope, since_day: Option<i32>) -> Self {
+        let EventSnapshot { cold, hot, .. } = snapshot;
+        Self { schema: EVENTS_SCHEMA.clone(), cold, hot, scope, since_day }
+    }
+
+    /// What a rollup holds in the lake.
+    pub(crate) fn rollup(stored: Arc<dyn TableProvider>, scope: Scope) -> Self {
+        Self { schema: ROLLUP_SCHEMA.clone(), cold: stored, hot: Vec::new(), scope, since_day: None }
     }
 
     async fn scan_cold(
@@ -40,7 +52,7 @@ impl EventsTable {
         schema: &SchemaRef,
         filters: &[Expr],
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let cold = &self.snapshot.cold;
+        let cold = &self.cold;
         let cold_schema = cold.schema();
         let mut columns: BTreeSet<usize> =
             schema.fields().iter().filter_map(|field| cold_schema.index_of(field.name()).ok()).collect();
@@ -72,28 +84,26 @@ impl EventsTable {
     }
 
     fn scan_hot(&self, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut columns = schema
-            .fields()
-            .iter()
-            .map(|field| EVENTS_SCHEMA.index_of(field.name()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let tenant_at = EVENTS_SCHEMA.index_of("tenant_id")?;
+        let fields = schema.fields().iter();
+        let mut columns =
+            fields.map(|field| self.schema.index_of(field.name())).collect::<Result<Vec<_>, _>>()?;
+        let tenant_at = self.schema.index_of("tenant_id")?;
         if !columns.contains(&tenant_at) {
             columns.push(tenant_at);
         }
-        let hot = vec![self.snapshot.hot.clone()];
-        Ok(MemorySourceConfig::try_new_exec(&hot, EVENTS_SCHEMA.clone(), Some(columns))?)
+        let hot = vec![self.hot.clone()];
+        Ok(MemorySourceConfig::try_new_exec(&hot, self.schema.clone(), Some(columns))?)
     }
 
     fn bind(&self, source: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(EventScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
+        Ok(Arc::new(TenantScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
     }
 }
 
 #[async_trait]
-impl TableProvider for EventsTable {
+impl TableProvider for TenantTable {
     fn schema(&self) -> SchemaRef {
-        EVENTS_SCHEMA.clone()
+        self.schema.clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -109,12 +119,12 @@ impl TableProvider for EventsTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = match projection {
-            Some(columns) => Arc::new(EVENTS_SCHEMA.project(columns)?),
-            None => EVENTS_SCHEMA.clone(),
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+            None => self.schema.clone(),
         };
         let cold = self.scan_cold(state, &schema, filters).await.map_err(SourceFailed::wrap)?;
         let cold = self.bind(cold, &schema)?;
-        if self.snapshot.hot.is_empty() {
+        if self.hot.is_empty() {
             return Ok(cold);
         }
         let hot = self.bind(self.scan_hot(&schema)?, &schema)?;
@@ -124,7 +134,7 @@ impl TableProvider for EventsTable {
     /// Inexact throughout: whatever the source makes of a filter, it is applied again to what comes back.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let verdict = |filter: &&Expr| {
-            if filter::is_harmless(filter, &EVENTS_SCHEMA) {
+            if filter::is_harmless(filter, &self.schema) {
                 TableProviderFilterPushDown::Inexact
             } else {
                 TableProviderFilterPushDown::Unsupported

@@ -111,4 +111,5 @@ cases![
     review_decided,
     cold_counts,
     warmup_stages,
+    rollups,
 ];

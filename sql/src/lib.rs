@@ -2,6 +2,7 @@
 //! and its cost. The base relations, `events`, `as_of` and `domains`, are not here: whoever runs the views provides
 //! them.
 
+pub mod rollups;
 pub mod rules;
 
 /// A named query over `events`, over `as_of` and `domains`, and over views that stand before it in [`VIEWS`].
