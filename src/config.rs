@@ -36,6 +36,7 @@ section! {
         spool: Spool = Spool::default(),
         lake: Lake = Lake::default(),
         maintenance: Maintenance = Maintenance::default(),
+        rollups: Rollups = Rollups::default(),
         sql: Sql = Sql::default(),
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
@@ -137,6 +138,13 @@ section! {
         log_retention_h: u32 = 168,
         /// Readers of new events that retention does not wait for.
         ignored_readers: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    Rollups {
+        /// Seconds between two refreshes; 0 leaves it to other nodes, or to `sendlake lake rollup`.
+        interval_s: u32 = 60,
     }
 }
 

@@ -4,6 +4,7 @@ mod feedback;
 mod judging;
 mod local;
 pub(crate) mod maintenance;
+mod rollups;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -273,6 +274,7 @@ impl Node {
                 tasks.spawn(maintenance::run(&self.config, self.lake.clone(), &self.ids, shutdown.clone())?);
             }
             tasks.spawn(self.publisher.clone().run(self.hearing.feedback_arrived.clone(), shutdown.clone()));
+            rollups::keep_up(&self.config, &self.lake, &self.ids, &shutdown, &mut tasks)?;
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
         Ok(Running {

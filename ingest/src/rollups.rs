@@ -6,6 +6,8 @@
 //! once, whatever fails in between, whoever else refreshes, and in whatever order events arrive: a late one makes a
 //! partial sum in its own hour.
 //!
+//! The transactions in their logs make both of them readers of `events` that retention waits for.
+//!
 //! - [`schema`]: the columns
 //! - [`table`]: one rollup, pinned with its positions; the commit that all changes go through
 //! - [`refresh`]: new events to partial sums
@@ -21,7 +23,6 @@ pub mod verify;
 mod sum;
 
 use self::table::{Grain, RollupTable};
-use crate::maintain::reader::ReaderPosition;
 use crate::store::LakeStore;
 use crate::table::LakeError;
 
@@ -33,9 +34,6 @@ pub struct Rollups {
 }
 
 impl Rollups {
-    /// The name under which both stand among the readers of `events`.
-    pub const READER: &str = "rollups";
-
     /// Opens both tables, making what is not there. Safe to call from several processes at once.
     pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
         Ok(Self {
@@ -53,16 +51,6 @@ impl Rollups {
 
     pub fn tables(&self) -> [&RollupTable; 2] {
         [&self.minute, &self.hourly]
-    }
-
-    /// How far both have come: what retention must not pass.
-    pub async fn position(&self) -> Result<ReaderPosition, LakeError> {
-        let minute = self.minute.pin().await?.positions.lsn;
-        let hourly = self.hourly.pin().await?.positions.lsn;
-        let both = minute.into_iter().filter_map(|(incarnation, lsn)| {
-            hourly.get(&incarnation).map(|other| (incarnation, lsn.min(*other)))
-        });
-        Ok(ReaderPosition { reader: Self::READER.to_owned(), lsn: both.collect() })
     }
 }
 

@@ -71,10 +71,10 @@ pub enum LakeError {
     #[error("events cannot be summed: {0}")]
     Sum(String),
     #[error(
-        "the log of the rollup at {table} no longer says which events it holds; remove that folder, and it is \
-         computed anew from all events"
+        "the log of the rollup at {table} no longer says which events it holds ({reason}); while no server runs, remove \
+         that folder: it is computed anew from all events"
     )]
-    NoPositions { table: Url },
+    NoPositions { table: Url, reason: String },
     #[error(
         "others changed the lake table at {table} each of {tries} times; what they did stands, try again"
     )]

@@ -37,7 +37,7 @@ use crate::rollups;
 use crate::scope::Scope;
 use crate::source::{EventSource, SourceError, Surroundings};
 use crate::statement;
-use crate::table::TenantTable;
+use crate::table::EventsTable;
 
 /// Planning recurses; pages of a stack that are never touched cost nothing.
 const STACK_BYTES: usize = 64 << 20;
@@ -276,7 +276,7 @@ impl Inner {
         };
         let environment = Arc::new(environment);
         let session = self.empty_session(&environment).map_err(failed)?;
-        let events = TenantTable::events(snapshot, scope.clone(), instants.since_day);
+        let events = EventsTable::new(snapshot, scope.clone(), instants.since_day);
         session.register_table("events", Arc::new(events)).map_err(failed)?;
         for rollup in rollups {
             let name = rollup.grain.table_name();

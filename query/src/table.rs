@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
@@ -18,32 +17,31 @@ use sendlake_ingest::event::EVENTS_SCHEMA;
 use sendlake_ingest::rollups::schema::ROLLUP_SCHEMA;
 
 use crate::filter;
-use crate::scan::{SourceFailed, TenantScanExec};
+use crate::scan::{EventScanExec, SourceFailed};
 use crate::scope::Scope;
 use crate::source::EventSnapshot;
 
-/// A table as one scope sees it. Reports no statistics: those of the files count everybody's rows.
+/// A table as one scope sees it: `events`, or one that holds sums of them. Reports no statistics: those of the files count
+/// everybody's rows.
 #[derive(Debug)]
-pub(crate) struct TenantTable {
+pub(crate) struct EventsTable {
     /// What queries see. Has `tenant_id`.
     schema: SchemaRef,
-    cold: Arc<dyn TableProvider>,
-    /// Each with exactly `schema`.
-    hot: Vec<RecordBatch>,
+    snapshot: EventSnapshot,
     scope: Scope,
     since_day: Option<i32>,
 }
 
-impl TenantTable {
+impl EventsTable {
     /// `since_day` lets the source skip files of earlier days; it promises nothing about their rows.
-    pub(crate) fn events(snapshot: EventSnapshot, scope: Scope, since_day: Option<i32>) -> Self {
-        let EventSnapshot { cold, hot, .. } = snapshot;
-        Self { schema: EVENTS_SCHEMA.clone(), cold, hot, scope, since_day }
+    pub(crate) fn new(snapshot: EventSnapshot, scope: Scope, since_day: Option<i32>) -> Self {
+        Self { schema: EVENTS_SCHEMA.clone(), snapshot, scope, since_day }
     }
 
     /// What a rollup holds in the lake.
     pub(crate) fn rollup(stored: Arc<dyn TableProvider>, scope: Scope) -> Self {
-        Self { schema: ROLLUP_SCHEMA.clone(), cold: stored, hot: Vec::new(), scope, since_day: None }
+        let snapshot = EventSnapshot { cold: stored, hot: Vec::new(), version: None };
+        Self { schema: ROLLUP_SCHEMA.clone(), snapshot, scope, since_day: None }
     }
 
     async fn scan_cold(
@@ -52,7 +50,7 @@ impl TenantTable {
         schema: &SchemaRef,
         filters: &[Expr],
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let cold = &self.cold;
+        let cold = &self.snapshot.cold;
         let cold_schema = cold.schema();
         let mut columns: BTreeSet<usize> =
             schema.fields().iter().filter_map(|field| cold_schema.index_of(field.name()).ok()).collect();
@@ -91,17 +89,17 @@ impl TenantTable {
         if !columns.contains(&tenant_at) {
             columns.push(tenant_at);
         }
-        let hot = vec![self.hot.clone()];
+        let hot = vec![self.snapshot.hot.clone()];
         Ok(MemorySourceConfig::try_new_exec(&hot, self.schema.clone(), Some(columns))?)
     }
 
     fn bind(&self, source: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(TenantScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
+        Ok(Arc::new(EventScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
     }
 }
 
 #[async_trait]
-impl TableProvider for TenantTable {
+impl TableProvider for EventsTable {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
@@ -124,7 +122,7 @@ impl TableProvider for TenantTable {
         };
         let cold = self.scan_cold(state, &schema, filters).await.map_err(SourceFailed::wrap)?;
         let cold = self.bind(cold, &schema)?;
-        if self.hot.is_empty() {
+        if self.snapshot.hot.is_empty() {
             return Ok(cold);
         }
         let hot = self.bind(self.scan_hot(&schema)?, &schema)?;

@@ -1,6 +1,7 @@
 //! `sendlake lake …`: the lake's tables, looked at and kept in shape. The lease lies in the lake itself, so a command
 //! and a server, or several, never do the same work twice.
 
+mod rollup;
 mod status;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,8 @@ pub(crate) enum LakeCommand {
         #[command(flatten)]
         how: HowArgs,
     },
+    /// Bring the rollups up to date now, or compare them with their events.
+    Rollup(rollup::RollupArgs),
     /// Remove files that no version of a table names any more, and old log entries. Files that sendlake did not write
     /// are reported and stay.
     Vacuum {
@@ -61,6 +64,7 @@ pub(crate) async fn run(config: &Config, command: LakeCommand) -> CommandResult 
     match command {
         LakeCommand::Status { format } => status::run(config, format.format).await,
         LakeCommand::Compact { day, how } => compact(config, day.as_deref(), &how).await,
+        LakeCommand::Rollup(args) => rollup::run(config, args).await,
         LakeCommand::Vacuum { how } => vacuum(config, &how).await,
     }
 }

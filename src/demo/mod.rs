@@ -195,6 +195,7 @@ fn demo_config(mut config: Config, settings: &Settings, routes: Vec<Route>) -> C
     // feedback comes in here; limits are judged when the story says so
     config.inbound.listen = "127.0.0.1:0".into();
     config.policy.publish_interval_s = 0;
+    config.rollups.interval_s = 0;
     config.delivery.site_backoff_s = 1;
     config.delivery.session_idle_ms = 1_000;
     config

@@ -5,29 +5,49 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sendlake_control::clock::Clock;
+use sendlake_control::id::Ids;
 use sendlake_ingest::rollups::Rollups;
-use sendlake_ingest::store::LakeStore;
+use sendlake_ingest::store::{LakeStore, StoreError, open_store};
 use sendlake_ingest::table::{EventsTable, LakeError};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// What keeping them up takes.
-pub(super) struct RollupKeeper {
-    pub(super) store: LakeStore,
-    pub(super) events: Arc<EventsTable>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) interval: Duration,
+use crate::config::Config;
+
+/// Starts the task, unless the configuration leaves it to others. Asks nothing of the lake yet.
+pub(super) fn keep_up(
+    config: &Config,
+    events: &Arc<EventsTable>,
+    ids: &Ids,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), StoreError> {
+    let interval = Duration::from_secs(config.rollups.interval_s.into());
+    if !interval.is_zero() {
+        let store = open_store(&config.lake_place(), &config.storage.options)?;
+        let keeper = Keeper { store, events: events.clone(), clock: ids.clock.clone(), interval };
+        tasks.spawn(keeper.run(stop.clone()));
+    }
+    Ok(())
 }
 
-impl RollupKeeper {
+struct Keeper {
+    store: LakeStore,
+    events: Arc<EventsTable>,
+    clock: Arc<dyn Clock>,
+    interval: Duration,
+}
+
+impl Keeper {
     /// Refreshes on the interval until `stop`. What fails is tried again on the next turn, and told once an outage: queries
     /// sum what is missing themselves.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    async fn run(self, stop: CancellationToken) {
         let mut rollups = None;
         let mut failing = false;
         while stop.run_until_cancelled(tokio::time::sleep(self.interval)).await.is_some() {
             // A refresh that is cut off leaves files that no commit names, and nothing else.
             let Some(result) = stop.run_until_cancelled(self.turn(&mut rollups)).await else { return };
-            match result {
+            match &result {
                 Ok(()) if failing => tracing::info!("rollups are kept up again"),
                 Err(error) if !failing => {
                     tracing::warn!(%error, "rollups could not be refreshed; queries sum what they miss");

@@ -21,6 +21,8 @@ use uuid::Uuid;
 
 use super::schema::{self, PARTITION_COLUMN, ROLLUP_SCHEMA};
 use crate::append::is_conflict;
+use crate::maintain::MaintainError;
+use crate::maintain::log::transactions;
 use crate::store::LakeStore;
 use crate::table::{LakeError, check_columns, exists, failed, log_store, version};
 
@@ -279,15 +281,23 @@ async fn positions_at(
         }
         let entry = log_store.read_commit_entry(version).await;
         let entry = entry.map_err(failed(url.clone(), "read a commit of"))?;
-        let Some(entry) = entry else {
-            return Err(LakeError::NoPositions { table: url.clone() });
-        };
+        // Cleaned up; the checkpoint that stands for it knows every transaction.
+        let Some(entry) = entry else { return positions_of_log(log_store).await };
         let actions = get_actions(version, &entry).map_err(failed(url.clone(), "read a commit of"))?;
         if let Some(positions) = Positions::told_by(&actions) {
             return Ok(positions);
         }
     }
     Ok(Positions::default())
+}
+
+async fn positions_of_log(log_store: &LogStoreRef) -> Result<Positions, LakeError> {
+    let known = transactions(log_store).await.map_err(|error| match error {
+        MaintainError::Lake(error) => error,
+        other => LakeError::NoPositions { table: log_store.root_url().clone(), reason: other.to_string() },
+    })?;
+    let known = known.into_iter().map(|(app_id, version)| Action::Txn(Transaction::new(app_id, version)));
+    Ok(Positions::told_by(&known.collect::<Vec<_>>()).unwrap_or_default())
 }
 
 async fn create(log_store: &LogStoreRef, grain: Grain) -> Result<DeltaTable, LakeError> {

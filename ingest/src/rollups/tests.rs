@@ -17,6 +17,9 @@ use uuid::Uuid;
 use super::schema::{LABELS, ROLLUP_SCHEMA, sums};
 use super::*;
 use crate::event::{EVENTS_SCHEMA, Event, EventType, LoggedEvent, to_batch};
+use crate::maintain::lease::Lease;
+use crate::maintain::log::{checkpoint, clean_log};
+use crate::maintain::rewrite::RewriteSettings;
 use crate::table::EventsTable;
 use crate::testing::{NOON, lake};
 
@@ -150,7 +153,9 @@ async fn events_count_once_in_the_hour_they_happened_in_and_answers_with_their_d
     assert!(more.files <= 8, "only files of the two appends: {more:?}");
     assert_eq!(counted(&rollups.hourly).await["occurred"], 150);
     agree(&rollups, &table, NOON).await;
-    assert_eq!(rollups.position().await.unwrap().lsn, [(ONE, 120), (TWO, 30)].into());
+    for rollup in rollups.tables() {
+        assert_eq!(rollup.pin().await.unwrap().positions.lsn, [(ONE, 120), (TWO, 30)].into());
+    }
 }
 
 #[tokio::test]
@@ -188,6 +193,68 @@ async fn a_rollup_survives_a_restart_and_a_copy_that_starts_from_nothing_agrees(
     assert!(!done.from_log);
     assert_eq!(counted(&rollups.hourly).await, expected(120));
     assert_eq!(counted(&rollups.minute).await, expected(120), "what was there is not counted again");
+    agree(&rollups, &table, NOON).await;
+}
+
+#[tokio::test]
+async fn positions_outlive_the_log_entries_that_told_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = EventsTable::open(&lake(&dir)).await.unwrap();
+    let rollups = Rollups::open(&lake(&dir)).await.unwrap();
+    table.append(ONE, events(ONE, 1..=20)).await.unwrap();
+    table.append(TWO, events(TWO, 1..=10)).await.unwrap();
+    rollups.refresh(&table, NOON).await.unwrap();
+    let pinned = rollups.hourly.pin().await.unwrap();
+    // Somebody else's commit comes last, then a checkpoint, and older entries go.
+    let operation = deltalake::protocol::DeltaOperation::Delete { predicate: None };
+    rollups.hourly.commit(&pinned, Vec::new(), &table::Positions::default(), operation).await.unwrap();
+    let log = &rollups.hourly.log_store;
+    checkpoint(log, None).await.unwrap();
+    assert_eq!(clean_log(log, Timestamp::from_secs(4_000_000_000)).await.unwrap(), 2);
+    let again = Rollups::open(&lake(&dir)).await.unwrap();
+    assert_eq!(again.hourly.pin().await.unwrap().positions, pinned.positions);
+    table.append(ONE, events(ONE, 21..=30)).await.unwrap();
+    assert_eq!(again.refresh(&table, NOON).await.unwrap().events, 10);
+    agree(&again, &table, NOON).await;
+}
+
+#[tokio::test]
+async fn a_compaction_between_refreshes_counts_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = lake(&dir);
+    let table = EventsTable::open(&store).await.unwrap();
+    let rollups = Rollups::open(&store).await.unwrap();
+    let ids = sendlake_control::id::Ids {
+        clock: Arc::new(sendlake_control::clock::ManualClock::new(NOON)),
+        entropy: Arc::new(sendlake_control::clock::SeededEntropy::new(1)),
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    for (round, last) in (0..).zip([30_u64, 60, 90]) {
+        table.append(ONE, events(ONE, last - 29..=last - 15)).await.unwrap();
+        table.append(TWO, events(TWO, last - 29..=last)).await.unwrap();
+        // The first refresh comes after the rewrite, the second before it, the third sees new and old rows mixed.
+        if round == 1 {
+            rollups.refresh(&table, NOON).await.unwrap();
+        }
+        let lease = Lease::take(&store, "test", &ids, 60_000, 0).await.unwrap().unwrap();
+        let pinned = table.pin(None).await.unwrap();
+        let files: Vec<String> = table.files(&pinned).unwrap().into_iter().map(|file| file.path).collect();
+        let settings = RewriteSettings {
+            memory_bytes: 64 << 20,
+            spill_dir: scratch.path().to_owned(),
+            target_file_bytes: 64 << 20,
+        };
+        let done = table.rewrite(&lease, &files, None, &settings).await.unwrap();
+        lease.release().await.unwrap();
+        assert!(done.version > pinned.version);
+        table.append(ONE, events(ONE, last - 14..=last)).await.unwrap();
+        rollups.refresh(&table, NOON).await.unwrap();
+        for rollup in rollups.tables() {
+            let counted = counted(rollup).await;
+            assert_eq!(counted["occurred"], 2 * last as i64, "{rollup:?} in round {round}");
+            assert_eq!(counted["cohort"], 2 * last as i64 / 5, "{rollup:?} in round {round}");
+        }
+    }
     agree(&rollups, &table, NOON).await;
 }
 

@@ -56,9 +56,8 @@ async fn half_counted(rows: &[LoggedEvent], counted: usize) -> QueryEngine {
     let all = Scope::AllTenants;
     let stored = before.query(&all, "SELECT * FROM rollup_hourly", limits().query).await.unwrap();
     let hot_from = counted + (rows.len() - counted) / 2;
-    let typed = |batch: &RecordBatch| {
-        RecordBatch::try_new(ROLLUP_SCHEMA.clone(), batch.columns().to_vec()).unwrap()
-    };
+    let typed =
+        |batch: &RecordBatch| RecordBatch::try_new(ROLLUP_SCHEMA.clone(), batch.columns().to_vec()).unwrap();
     let source = HalfCounted {
         events: snapshot(&rows[..hot_from], &rows[hot_from..]),
         stored: stored.batches.iter().map(typed).collect(),

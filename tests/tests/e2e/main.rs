@@ -23,6 +23,7 @@ mod lake;
 mod limits;
 mod postfix;
 mod readme;
+mod rollups;
 mod sql;
 mod start;
 mod storage;
