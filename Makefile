@@ -8,7 +8,7 @@ export SENDLAKE_CORPORA ?= ../shared/corpora
 export SENDLAKE_TEST_PYTHON := $(abspath $(VENV))/bin/python
 export SENDLAKE_BIN := $(abspath $(TARGET))/debug/sendlake
 
-.PHONY: help build demo test check fmt clippy golden golden-lake torture corpora bench fuzz clean
+.PHONY: help build demo test check fmt clippy golden golden-lake torture outage soak corpora bench bench-large fuzz clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +30,17 @@ $(VENV)/ready: tests/peers/requirements.txt tests/peers/package.json tests/peers
 test: build $(VENV)/ready  ## run all tests; makes a Python venv for the peers by itself
 	$(CARGO) test --workspace --locked
 
-torture: build $(VENV)/ready  ## kill the server at 100 seeded points instead of ten
-	SENDLAKE_TORTURE_KILLS=100 $(CARGO) test --workspace --locked --test e2e torture -- --nocapture
+torture: build $(VENV)/ready  ## 100 kills of two nodes over 200,000 events, 40 power cuts; all at seeded points
+	SENDLAKE_TORTURE_KILLS=100 SENDLAKE_TORTURE_MESSAGES=95000 SENDLAKE_POWER_CUTS=40 SENDLAKE_POWER_MESSAGES=10000 \
+		$(CARGO) test --workspace --locked --test e2e torture -- --nocapture --test-threads 1
+
+MINUTES ?= 30
+soak: build $(VENV)/ready  ## a server under load for MINUTES=30: memory and open files stay where they were
+	SENDLAKE_SOAK_S=$$(( $(MINUTES) * 60 )) $(CARGO) test --workspace --locked --test e2e aging -- --nocapture
+
+outage: build  ## the lake away for an hour's worth of events (10.8 M); 10,000 requests to an S3 that fails at random
+	SENDLAKE_OUTAGE_EVENTS=10800000 $(CARGO) test --workspace --locked --lib an_hour_without_the_lake -- --nocapture
+	SENDLAKE_FAULT_OPERATIONS=10000 $(CARGO) test --workspace --locked --lib an_s3_that_fails -- --nocapture
 
 check: fmt clippy golden  ## formatting, lints with warnings denied, golden files
 
@@ -50,9 +59,14 @@ golden-lake: build  ## make the golden lake of a new schema version (VERSION=n),
 corpora:  ## print how many of the real bounces in $SENDLAKE_CORPORA are classified right, and each miss
 	$(CARGO) test --workspace --locked --lib corpus_of -- --nocapture
 
-bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Postfix where it is installed
+bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Postfix, DuckDB and deltalake
 	$(CARGO) build --release --workspace --locked
 	bench/run $(TARGET)/release/sendlake
+
+bench-large: $(VENV)/ready  ## a lake of 50 M events: what a question costs; 8 GB of disk, about 20 minutes after the build
+	$(CARGO) build --release --workspace --locked
+	date -u
+	bench/run $(TARGET)/release/sendlake large
 
 fuzz:  ## fuzz the parsers of hostile input for a minute each (needs cargo-fuzz)
 	fuzz/run

@@ -173,6 +173,9 @@ fn sentence(error: &anyhow::Error) -> String {
     said
 }
 
+/// Longest wait for work in the background after a command's answer.
+const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 pub(crate) type CommandResult = Result<(), Failure>;
 
 /// Parses the arguments, runs the command, and says in one line what went wrong where it did.
@@ -183,7 +186,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return ended(&Failure::Other(error.into())),
     };
-    match runtime.block_on(run_command(cli)) {
+    let outcome = runtime.block_on(run_command(cli));
+    // What is still blocked, such as an upload to a bucket that is away, does not hold up the end.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ended(&failure),
     }

@@ -101,7 +101,7 @@ section! {
     Spool {
         /// Below this much free space new mail is answered 503; queued mail still goes out.
         free_space_floor_bytes: u64 = 512 << 20,
-        /// Above this many events waiting for the lake, likewise.
+        /// Above this many events waiting for the lake, in the spool's store and in files beside it, likewise.
         outbox_rows_max: u64 = 5_000_000,
     }
 }
@@ -112,6 +112,8 @@ section! {
         commit_interval_ms: u64 = 10_000,
         /// Or as soon as this many wait.
         commit_rows_max: usize = 100_000,
+        /// Above this many waiting events the oldest are moved to files, `spool/spill/`, in clear like the lake.
+        spill_rows: u64 = 200_000,
     }
 }
 

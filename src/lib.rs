@@ -6,12 +6,14 @@
 //! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
 //! - [`hear`]: what comes back, as events and suppressions · [`suppressions`]: whom not to write to, in memory
 //! - [`publisher`]: from judging to sending, the published limits · [`limits`]: those limits in memory
+//! - [`erase`]: a person, or a tenant, out of everything that is kept
 //! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
 //! - [`demo`]: `sendlake demo`, and the make-believe mailbox providers that it and the tests deliver to
 
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod erase;
 pub mod hear;
 pub mod identities;
 pub mod limits;

@@ -1,9 +1,11 @@
 //! One node: its stores opened, its parts wired together, and the tasks that run while it serves.
 
+mod erasing;
 mod feedback;
 mod judging;
 mod local;
 pub(crate) mod maintenance;
+mod meeting;
 mod rollups;
 
 use std::collections::{BTreeMap, HashSet};
@@ -40,6 +42,7 @@ pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
 pub use self::judging::ReviewDecision;
 pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
 use crate::config::{self, Config, RouteTls};
+use crate::erase::Eraser;
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
 use crate::limits::TableLimits;
@@ -84,6 +87,7 @@ pub struct Node {
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
     pub hearing: Arc<Hearing>,
+    eraser: Arc<Eraser>,
 }
 
 impl Node {
@@ -92,7 +96,7 @@ impl Node {
         let first = !config.control_path().exists();
         let control = Arc::new(stores::open_control(&config, &ids).await?);
         if !first {
-            stores::tell_what_is_missing(&config).await?;
+            stores::tell_what_is_missing(&config)?;
         }
         for tenant in control.tenants().await? {
             control.ensure_data_key(&tenant.tenant_id).await?;
@@ -105,14 +109,8 @@ impl Node {
                 "the last process ended in mid-attempt: those are in doubt"
             );
         }
-        let lake = stores::open_lake(&config).await?;
-        let committed = lake.committed_lsn(spool.incarnation()).await?;
-        let spool = if spool.last_lsn().is_some_and(|last| committed > last) {
-            tracing::warn!(committed, "the spool is older than the lake knows it: it starts a new log");
-            spool.renew_incarnation(committed).await?
-        } else {
-            spool
-        };
+        let lake = stores::open_lake(&config)?;
+        let spool = meeting::meet(spool, &lake, &ids, first).await?;
         let spool = Arc::new(spool);
         let outbox: Arc<dyn Outbox> = spool.clone();
         let store = open_store(&config.lake_place(), &config.storage.options)?;
@@ -123,7 +121,7 @@ impl Node {
         identities.refresh(&control).await?;
         let suppressions = Arc::new(ControlSuppressions::new(&control));
         suppressions.refresh(&control).await?;
-        let quotas = stores::open_quotas(&config).await?;
+        let quotas = stores::open_quotas(&config)?;
         let limits = Arc::new(TableLimits::new(quotas.clone(), ids.clock.clone(), config.policy.enforce));
         let publisher = Arc::new(Publisher::new(
             engine.clone(),
@@ -145,6 +143,18 @@ impl Node {
             feedback_addresses: config.inbound.feedback_addresses.clone(),
             ids: ids.clone(),
         }));
+        let eraser = Arc::new(Eraser {
+            control: control.clone(),
+            spool: spool.clone(),
+            suppressions: suppressions.clone(),
+            wishes: hearing.wishes.clone(),
+            lake: lake.clone(),
+            store: open_store(&config.lake_place(), &config.storage.options)?,
+            writer: Arc::default(),
+            ids: ids.clone(),
+            holder: format!("{}, erasing", maintenance::holder(&config)),
+            settings: stores::rewrite_settings(&config),
+        });
         let delivery_parts = DeliveryParts {
             spool: spool.clone(),
             router: Arc::new(router(&config, &sources, &ids)?),
@@ -172,6 +182,7 @@ impl Node {
             sources,
             delivery_parts,
             hearing,
+            eraser,
         })
     }
 
@@ -213,7 +224,7 @@ impl Node {
     pub fn local_routes(&self) -> HttpRouter {
         let feedback = feedback::routes(self.hearing.clone());
         let judging = judging::routes(self.publisher.clone(), self.identities.clone(), self.control.clone());
-        let more = feedback.merge(judging);
+        let more = feedback.merge(judging).merge(erasing::routes(self.eraser.clone()));
         local::routes(self.api(), self.spool.clone(), self.control.clone(), more)
     }
 
@@ -248,6 +259,9 @@ impl Node {
             let settings = LakeWriterSettings {
                 commit_interval_ms: self.config.lake.commit_interval_ms,
                 commit_rows_max: self.config.lake.commit_rows_max,
+                spill_rows: self.config.lake.spill_rows,
+                // A query may begin just before a file is over, and wait for the lake first.
+                spill_grace_ms: self.config.sql.time_ms_max.saturating_mul(2).saturating_add(60_000),
                 ..LakeWriterSettings::default()
             };
             let outbox: Arc<dyn Outbox> = self.spool.clone();
@@ -255,10 +269,13 @@ impl Node {
                 LakeWriter::new(outbox, self.lake.clone(), self.ids.clock.clone(), settings);
             let stop = lake_shutdown.clone();
             lake_tasks.spawn(async move {
+                // Two spools under one identity: nothing may be written any more. The next start puts it right.
                 if let Err(error) = writer.run(stop).await {
-                    tracing::error!(%error, "events no longer reach the lake; they wait in the spool");
+                    on_fatal()(&error.to_string());
                 }
             });
+            // There is one writer, made here.
+            let _ = self.eraser.writer.set(handle.clone());
             tasks.spawn(self.hearing.clone().hasten(handle.clone(), shutdown.clone()));
             tasks.spawn(self.hearing.wishes.clone().run(shutdown.clone()));
             lake = Some(handle);
@@ -346,15 +363,18 @@ impl Running {
         while self.tasks.join_next().await.is_some() {}
         if let Some(lake) = &self.lake {
             match tokio::time::timeout(LAST_FLUSH_MAX, lake.flush()).await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => {
+                    self.lake_shutdown.cancel();
+                    while self.lake_tasks.join_next().await.is_some() {}
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the last events stay in the spool until the next start")
                 }
                 Err(_) => tracing::warn!("the lake took too long: the last events stay in the spool"),
             }
         }
-        self.lake_shutdown.cancel();
-        while self.lake_tasks.join_next().await.is_some() {}
+        // A try at a bucket that is away may go on for minutes; cut off, it is what a crash would leave.
+        self.lake_tasks.shutdown().await;
         let _ = std::fs::remove_file(&self.socket);
         self.control.close().await;
     }
@@ -501,3 +521,6 @@ fn api_limits(config: &Config) -> ApiLimits {
         ..ApiLimits::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

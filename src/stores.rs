@@ -1,6 +1,7 @@
 //! Opens what a data folder holds: control store, spool and lake. For the server, and for commands beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use sendlake_ingest::outbox::Outbox;
 use sendlake_ingest::quotas::{PublishedQuotas, QuotasTable};
 use sendlake_ingest::rollups::Rollups;
 use sendlake_ingest::rollups::table::{Grain, PinnedRollup};
-use sendlake_ingest::store::{LakeStore, open_store};
+use sendlake_ingest::store::{LakeStore, durable, open_store};
 use sendlake_ingest::table::{EventsTable, LakeError, Pinned};
 use sendlake_query::{
     DomainRow, EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, RollupSnapshot,
@@ -34,10 +35,13 @@ const MASTER_KEY_VARIABLE: &str = "SENDLAKE_MASTER_KEY";
 /// Most events of the outbox that one query reads beside the lake.
 const HOT_ROWS_MAX: usize = 500_000;
 
+/// Longest wait for the lake to say what its newest version is. A query gives up sooner than its client does.
+const LAKE_ANSWER_MAX: Duration = Duration::from_secs(10);
+
 /// Opens the control store; makes it, its master key and the data folder where there are none.
 pub async fn open_control(config: &Config, ids: &Ids) -> anyhow::Result<ControlStore> {
     let dir = &config.storage.dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
+    durable::create_dir(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
     refuse_lost_control(config)?;
     let master = master_key(config, ids, !config.control_path().exists())?;
     ControlStore::open(&config.control_path(), master, ids.clone()).await.map_err(Into::into)
@@ -102,7 +106,7 @@ pub fn spool_settings(config: &Config) -> SpoolSettings {
 
 /// Before the stores of a known folder are opened, and made where they are missing: says so, as an unmounted
 /// volume looks the same. An empty file in the spool's place is no spool.
-pub async fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
+pub fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
     let spool = config.spool_dir().join("spool.redb");
     match std::fs::metadata(&spool) {
         Ok(file) if file.len() == 0 => bail!(
@@ -112,10 +116,6 @@ pub async fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
         ),
         Ok(_) => {}
         Err(_) => tracing::warn!(path = %spool.display(), "there is no spool here: an empty one is made"),
-    }
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
-    if EventsTable::open_existing(&store).await?.is_none() {
-        tracing::warn!(place = %config.lake_place(), "there is no lake here: an empty one is made");
     }
     Ok(())
 }
@@ -127,32 +127,34 @@ pub async fn try_lake(config: &Config) -> anyhow::Result<bool> {
     Ok(EventsTable::open_existing(&store).await?.is_some())
 }
 
-/// Opens the lake's events table; makes it where there is none.
-pub async fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
+/// The lake's events table, asked nothing yet: it is opened by its first use, and made where there is none.
+pub fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
     let store = open_store(&config.lake_place(), &config.storage.options)?;
-    Ok(Arc::new(EventsTable::open(&store).await?))
+    Ok(Arc::new(EventsTable::lazy(&store)?))
 }
 
 /// What keeps the lake in shape, as it is configured.
 pub fn maintainer(config: &Config, events: Arc<EventsTable>) -> anyhow::Result<Maintainer> {
+    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    Ok(Maintainer { store, events, settings: maintenance_settings(config) })
+}
+
+/// How the lake is kept.
+pub fn maintenance_settings(config: &Config) -> MaintenanceSettings {
     let settings = &config.maintenance;
     let hours_ms = |hours: u32| i64::from(hours).saturating_mul(3_600_000);
-    Ok(Maintainer {
-        store: open_store(&config.lake_place(), &config.storage.options)?,
-        events,
-        settings: MaintenanceSettings {
-            plan: PlanSettings {
-                target_file_bytes: settings.target_file_bytes,
-                small_files_min: settings.small_files_min,
-                settle_ms: i64::from(settings.settle_s).saturating_mul(1_000),
-            },
-            rewrite: rewrite_settings(config),
-            retention_days: settings.retention_days,
-            vacuum_grace_ms: hours_ms(settings.vacuum_grace_h),
-            log_retention_ms: hours_ms(settings.log_retention_h),
-            ignored_readers: settings.ignored_readers.clone(),
+    MaintenanceSettings {
+        plan: PlanSettings {
+            target_file_bytes: settings.target_file_bytes,
+            small_files_min: settings.small_files_min,
+            settle_ms: i64::from(settings.settle_s).saturating_mul(1_000),
         },
-    })
+        rewrite: rewrite_settings(config),
+        retention_days: settings.retention_days,
+        vacuum_grace_ms: hours_ms(settings.vacuum_grace_h),
+        log_retention_ms: hours_ms(settings.log_retention_h),
+        ignored_readers: settings.ignored_readers.clone(),
+    }
 }
 
 /// What one rewrite of the lake's files may use.
@@ -164,10 +166,10 @@ pub fn rewrite_settings(config: &Config) -> RewriteSettings {
     }
 }
 
-/// Opens the lake's table of published limits; makes it where there is none.
-pub async fn open_quotas(config: &Config) -> anyhow::Result<Arc<QuotasTable>> {
+/// The lake's table of published limits, likewise.
+pub fn open_quotas(config: &Config) -> anyhow::Result<Arc<QuotasTable>> {
     let store = open_store(&config.lake_place(), &config.storage.options)?;
-    Ok(Arc::new(QuotasTable::open(&store).await?))
+    Ok(Arc::new(QuotasTable::lazy(&store)?))
 }
 
 /// A query engine over a data folder, beside a server or without one: the lake, and the spool's events where
@@ -202,7 +204,7 @@ pub fn open_engine(
 ) -> anyhow::Result<QueryEngine> {
     let limits = EngineLimits {
         query: QueryLimits {
-            time: std::time::Duration::from_millis(config.sql.time_ms_max),
+            time: Duration::from_millis(config.sql.time_ms_max),
             memory_bytes: config.sql.memory_bytes_max,
             rows: config.sql.rows_max,
         },
@@ -278,8 +280,17 @@ impl LakeRollups {
 impl LakeSource {
     async fn read(&self) -> Result<(EventSnapshot, Pinned), SourceError> {
         let failed = |error: &dyn std::fmt::Display| SourceError(error.to_string());
-        let snapshot =
-            self.table.snapshot(self.outbox.as_ref(), HOT_ROWS_MAX).await.map_err(|e| failed(&e))?;
+        let reading = self.table.snapshot(self.outbox.as_ref(), HOT_ROWS_MAX);
+        let snapshot = match tokio::time::timeout(LAKE_ANSWER_MAX, reading).await {
+            Ok(snapshot) => snapshot.map_err(|e| failed(&e))?,
+            Err(_) => {
+                return Err(SourceError(format!(
+                    "the lake at {} does not answer within {} s; events are kept, ask again when it can be reached",
+                    self.table.url(),
+                    LAKE_ANSWER_MAX.as_secs()
+                )));
+            }
+        };
         if !snapshot.hot_complete {
             let text = format!(
                 "more than {HOT_ROWS_MAX} events wait for the lake, too many for one query; see why the lake is not \
@@ -292,6 +303,7 @@ impl LakeSource {
         let events = EventSnapshot {
             cold: Arc::new(cold),
             hot: vec![hot],
+            spilled: snapshot.spilled,
             version: i64::try_from(snapshot.version).ok(),
         };
         Ok((events, Pinned { table: snapshot.table, version: snapshot.version, committed_lsn: 0 }))

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -54,11 +55,13 @@ struct Counts {
 }
 
 impl CountingStore {
-    /// The same lake, with its requests counted.
-    pub(crate) fn around(store: &LakeStore) -> (LakeStore, Arc<Self>) {
+    /// The same lake, with its requests counted. Its URL gets a scheme of its own: for `file` the query engine has a
+    /// store already, which would not count.
+    pub(crate) fn around(store: &LakeStore) -> anyhow::Result<(LakeStore, Arc<Self>)> {
         let counting = Arc::new(Self { inner: Arc::clone(&store.root), counts: Counts::default() });
         let root: Arc<dyn ObjectStore> = counting.clone();
-        (LakeStore { root, url: store.url.clone() }, counting)
+        let url = format!("counted://{}", store.url.path()).parse()?;
+        Ok((LakeStore { root, url }, counting))
     }
 
     pub(crate) fn requests(&self) -> Requests {
@@ -114,7 +117,7 @@ impl ObjectStore for CountingStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.counts.log_lists.fetch_add(1, Ordering::Relaxed);
-        self.inner.list(prefix)
+        in_order(self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -123,7 +126,7 @@ impl ObjectStore for CountingStore {
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         self.counts.log_lists.fetch_add(1, Ordering::Relaxed);
-        self.inner.list_with_offset(prefix, offset)
+        in_order(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -138,6 +141,16 @@ impl ObjectStore for CountingStore {
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         self.inner.rename_opts(from, to, options).await
     }
+}
+
+/// Buckets list by name, and whoever reads a log from one counts on it; folders do not.
+fn in_order(listed: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+    let sorted = async move {
+        let mut listed: Vec<_> = listed.try_collect().await?;
+        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok::<_, object_store::Error>(futures::stream::iter(listed.into_iter().map(Ok)))
+    };
+    sorted.try_flatten_stream().boxed()
 }
 
 fn is_log(location: &Path) -> bool {

@@ -15,7 +15,7 @@ use sendlake_ingest::table::layout::PARTITION_COLUMN;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-/// Writes batches, which hold a spool's events up to `lsn`, as one file for each day, and commits them.
+/// Writes batches, a spool's next events, as one file for each day, and commits them.
 pub(crate) async fn commit(
     table: &EventsTable,
     mut batches: mpsc::Receiver<RecordBatch>,

@@ -1,5 +1,5 @@
 //! A lake of many days, sorted as compaction leaves it: what the history of one message costs when nothing of the
-//! files is in memory.
+//! files is in memory, and what a refresh of the rollups costs early on and in the end.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::events::{Days, Random};
 use crate::lookup::{Asked, Lake, forget, scope_of};
 use crate::machine::{self, median};
+use crate::rollups::Refreshing;
 use crate::{files, lake};
 
 /// Events per message in the made-up traffic, about.
@@ -38,6 +39,9 @@ pub(crate) struct LargeArgs {
     /// Questions of each kind.
     #[arg(long, default_value_t = 40)]
     questions: usize,
+    /// Refreshes of the rollups at each size; figures are medians.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Folder for the lake, emptied first and removed at the end; on the disk that is to be measured.
     #[arg(long, default_value = "bench-data/large")]
     dir: PathBuf,
@@ -60,10 +64,20 @@ pub(crate) async fn run(args: LargeArgs) -> anyhow::Result<()> {
     crate::make_anew(&args.dir)?;
     let dir = args.dir.canonicalize()?;
     let began = Instant::now();
-    let samples = make(&dir, args.rows, args.days, args.questions).await?;
+    let mut making = Making::start(&dir, args.rows, args.days, args.questions).await?;
+    let early_days = (args.days / 10).max(1);
+    let last_day = Timestamp::from_secs(lake::START.as_secs() + 86_400 * i64::try_from(args.days)?);
+    let mut refreshing = Refreshing::new(&dir, last_day)?;
+    making.days(early_days).await?;
+    eprintln!("{} events after {:.0} s", making.events(), began.elapsed().as_secs_f64());
+    let early = (making.events(), refreshing.measure(args.rounds).await?);
+    eprintln!("{early:?}");
+    making.days(args.days - early_days).await?;
+    let late = (making.events(), refreshing.measure(args.rounds).await?);
+    eprintln!("{late:?}");
     let made_s = began.elapsed().as_secs_f64();
-    let bytes = machine::parquet_bytes(&dir)?;
-    eprintln!("made in {made_s:.0} s");
+    let bytes = machine::parquet_bytes(&dir.join(EventsTable::NAME))?;
+    let samples = making.samples();
     rustix::fs::sync();
 
     let mut asked: BTreeMap<&str, Vec<Asked>> = BTreeMap::new();
@@ -86,49 +100,73 @@ pub(crate) async fn run(args: LargeArgs) -> anyhow::Result<()> {
         bytes as f64 / 1e9
     );
     println!("{}", table(&asked));
+    for (stored, cost) in [early, late] {
+        println!(
+            "rollups: a refresh after 100,000 new events beside {stored} stored: {:.2} s, {:.2} s of processor; the first took \
+             in {} in {:.1} s",
+            cost.refresh_s, cost.refresh_cpu_s, cost.events_before, cost.first_s
+        );
+    }
+    println!(
+        "ratio of the two refreshes: {:.2}, by processor time {:.2}",
+        late.1.refresh_s / early.1.refresh_s,
+        late.1.refresh_cpu_s / early.1.refresh_cpu_s
+    );
     if !args.keep {
         std::fs::remove_dir_all(&dir)?;
     }
     Ok(())
 }
 
-/// Makes the lake; returns messages to ask for, from all over it.
-pub(crate) async fn make(
-    dir: &Path,
-    rows: usize,
-    days: usize,
-    samples: usize,
-) -> anyhow::Result<Vec<Sample>> {
-    let store = open_store(&dir.to_string_lossy(), &BTreeMap::new())?;
-    let table = EventsTable::open(&store).await?;
-    let incarnation = Uuid::from_u128(u128::from(lake::SEED));
-    let start = Timestamp(lake::START.0);
-    let messages_per_day = (rows as f64 / EVENTS_PER_MESSAGE / days as f64).ceil() as usize;
-    let mut made = Days::new(lake::SEED, incarnation, start, messages_per_day);
-    let mut picker = Picker {
-        random: Random::new(9),
-        every: (rows / samples).max(1),
-        found: Vec::new(),
-        next: 0,
-        seen: 0,
-    };
-    for _ in 0..days {
-        let (give, take) = mpsc::channel(2);
-        let making = tokio::task::spawn_blocking(move || {
-            let result = made.day(BATCH_ROWS, |rows| {
-                picker.look_at(&rows);
-                give.blocking_send(to_batch(&rows)?).context("the writer has stopped")
-            });
-            (made, picker, result)
-        });
-        let written = files::commit(&table, take, writer_properties(), incarnation).await;
-        let result;
-        (made, picker, result) = making.await?;
-        written?;
-        result?;
+/// A lake that grows day by day.
+struct Making {
+    table: EventsTable,
+    incarnation: Uuid,
+    made: Option<(Days, Picker)>,
+}
+
+impl Making {
+    /// Picks about `samples` messages from all over `rows` events.
+    async fn start(dir: &Path, rows: usize, days: usize, samples: usize) -> anyhow::Result<Self> {
+        let store = open_store(&dir.to_string_lossy(), &BTreeMap::new())?;
+        let table = EventsTable::open(&store).await?;
+        let incarnation = Uuid::from_u128(u128::from(lake::SEED));
+        let messages_per_day = (rows as f64 / EVENTS_PER_MESSAGE / days as f64).ceil() as usize;
+        let made = Days::new(lake::SEED, incarnation, lake::START, messages_per_day);
+        let every = (rows / samples).max(1);
+        let picker = Picker { random: Random::new(9), every, found: Vec::new(), next: 0, seen: 0 };
+        Ok(Self { table, incarnation, made: Some((made, picker)) })
     }
-    ensure!(made.lsn() > 0, "no events were made");
-    Ok(picker.found)
+
+    /// Adds days. One thread makes them, another writes.
+    async fn days(&mut self, days: usize) -> anyhow::Result<()> {
+        for _ in 0..days {
+            let (mut made, mut picker) = self.made.take().context("an earlier day failed")?;
+            let (give, take) = mpsc::channel(2);
+            let making = tokio::task::spawn_blocking(move || {
+                let result = made.day(BATCH_ROWS, |rows| {
+                    picker.look_at(&rows);
+                    give.blocking_send(to_batch(&rows)?).context("the writer has stopped")
+                });
+                drop(give);
+                (made, picker, result)
+            });
+            let written = files::commit(&self.table, take, writer_properties(), self.incarnation).await;
+            let (made, picker, result) = making.await?;
+            written?;
+            result?;
+            self.made = Some((made, picker));
+        }
+        Ok(())
+    }
+
+    fn events(&self) -> u64 {
+        self.made.as_ref().map_or(0, |(made, _)| made.lsn())
+    }
+
+    fn samples(self) -> Vec<Sample> {
+        self.made.map(|(_, picker)| picker.found).unwrap_or_default()
+    }
 }
 
 /// Picks messages, evenly spread over the rows that pass.

@@ -36,7 +36,7 @@ pub(crate) struct Asked {
 impl Lake {
     pub(crate) async fn open(folder: &Path) -> anyhow::Result<Self> {
         let store = open_store(&folder.to_string_lossy(), &Default::default())?;
-        let (store, counting) = CountingStore::around(&store);
+        let (store, counting) = CountingStore::around(&store)?;
         let table = EventsTable::open_existing(&store).await?.context("there is no lake")?;
         let limits = EngineLimits {
             query: QueryLimits { time: Duration::from_secs(600), memory_bytes: 4 << 30, rows: 1_000_000 },
@@ -97,6 +97,7 @@ impl EventSource for Source {
         Ok(EventSnapshot {
             cold: Arc::new(cold),
             hot: Vec::new(),
+            spilled: Vec::new(),
             version: i64::try_from(snapshot.version).ok(),
         })
     }

@@ -4,7 +4,7 @@
 //!   process · `sink`: who takes the mail · `postfix`: the peer · `report`: its medians, table, JSON
 //! - `lake`: events into Parquet, beside DuckDB and Python's deltalake · `layout`: what each choice of the layout buys
 //! - `large`: a lake of many days: a message's history, cold · `lookup`: one such question, counted · `counting`: a
-//!   store that counts requests
+//!   store that counts requests · `rollups`: what it costs to keep them up
 //! - `events`: made-up events with the variety of real ones · `machine`: processor time, load, what this machine is
 
 mod counting;
@@ -19,6 +19,7 @@ mod machine;
 mod mail;
 mod postfix;
 mod report;
+mod rollups;
 mod server;
 mod sink;
 

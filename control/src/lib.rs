@@ -12,6 +12,7 @@
 //! - [`key`]: API keys, their scopes, and who presents one
 //! - [`domain`]: sending domains, their DKIM keys, and what to publish in the DNS
 //! - [`suppression`]: whom not to write to
+//! - [`erasure`]: a person out of all that, but for the wish not to be written to
 //! - [`audit`]: what was changed, when and by whom
 //! - `data_key`: each tenant's data keys, wrapped
 //!
@@ -22,6 +23,7 @@ pub mod audit;
 pub mod clock;
 mod data_key;
 pub mod domain;
+pub mod erasure;
 pub mod error;
 pub mod id;
 pub mod key;

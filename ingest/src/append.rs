@@ -6,6 +6,7 @@
 
 mod encode;
 mod overlap;
+mod statistics;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{concat_batches, filter_record_batch, kernels};
@@ -18,7 +19,8 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
 use uuid::Uuid;
 
-use crate::event::{EVENTS_SCHEMA, LoggedEvent, to_batch};
+use crate::event::{EVENTS_SCHEMA, LoggedEvent, to_batch_of};
+use crate::maintain::rewrite::REMOVED_TXN;
 use crate::table::layout::{self, PARTITION_COLUMN};
 use crate::table::{EventsTable, LakeError, Pinned};
 
@@ -44,8 +46,9 @@ impl EventsTable {
             return Err(LakeError::ForeignEvent { expected: incarnation, found: foreign.incarnation });
         }
         let through_lsn = rows.iter().map(|row| row.lsn).max().unwrap_or(0);
-        let batch = tokio::task::spawn_blocking(move || to_batch(&rows)).await??;
-        self.append_batch(incarnation, through_lsn, vec![batch]).await
+        // Sorted before they become columns, rows are moved once.
+        let batch = tokio::task::spawn_blocking(move || to_batch_of(&layout::in_order(&rows))).await??;
+        self.append_sorted(incarnation, through_lsn, batch).await
     }
 
     /// Appends rows in Arrow form: each batch with [`EVENTS_SCHEMA`], rows in any order, all of one spool and none
@@ -66,7 +69,15 @@ impl EventsTable {
             check(&batch, incarnation, through_lsn)?;
             Ok(layout::sort(&batch)?)
         });
-        let batch = batch.await??;
+        self.append_sorted(incarnation, through_lsn, batch.await??).await
+    }
+
+    async fn append_sorted(
+        &self,
+        incarnation: Uuid,
+        through_lsn: u64,
+        batch: RecordBatch,
+    ) -> Result<Appended, LakeError> {
         let _turn = self.appending.lock().await;
 
         let mut encoded: Option<Encoded> = None;
@@ -81,15 +92,24 @@ impl EventsTable {
             if pinned.committed_lsn >= through_lsn {
                 return Ok(Appended { version: pinned.version, lsn: pinned.committed_lsn });
             }
-            let adds = match &encoded {
-                Some(ready) if ready.after_lsn == pinned.committed_lsn => ready.adds.clone(),
+            let (adds, rows) = match &encoded {
+                Some(ready) if ready.after_lsn == pinned.committed_lsn => (ready.adds.clone(), ready.rows),
                 _ => {
-                    let adds = self.encode(&pinned, above(&batch, pinned.committed_lsn)?).await?;
-                    encoded = Some(Encoded { after_lsn: pinned.committed_lsn, adds: adds.clone() });
-                    adds
+                    let missing = above(&batch, pinned.committed_lsn)?;
+                    let rows = missing.num_rows() as u64;
+                    let adds = self.encode(missing).await?;
+                    encoded = Some(Encoded { after_lsn: pinned.committed_lsn, adds: adds.clone(), rows });
+                    (adds, rows)
                 }
             };
-            let error = match self.commit(&pinned, incarnation, adds, through_lsn).await {
+            // A log that begins above 1, or events erased on their way: numbers without a row are counted, so that
+            // rows and removed ones always make up the committed number.
+            let absent = (through_lsn - pinned.committed_lsn).saturating_sub(rows);
+            let removed = match absent {
+                0 => None,
+                absent => Some(self.removed_rows(&pinned, incarnation).await?.saturating_add(absent)),
+            };
+            let error = match self.commit(&pinned, incarnation, adds, through_lsn, removed).await {
                 Ok(commit) => {
                     let version = commit.version;
                     // Should reading our own commit back fail, the next pin reads it again.
@@ -121,18 +141,24 @@ impl EventsTable {
         incarnation: Uuid,
         adds: Vec<Add>,
         last_lsn: u64,
+        removed: Option<u64>,
     ) -> Result<FinalizedCommit, DeltaTableError> {
         let state: &DeltaTableState = pinned.table.snapshot()?;
-        let lsn = i64::try_from(last_lsn).map_err(|_| {
-            DeltaTableError::Generic(format!("LSN {last_lsn} does not fit a Delta transaction"))
-        })?;
+        let number = |number: u64| {
+            let fits = i64::try_from(number);
+            fits.map_err(|_| DeltaTableError::Generic(format!("{number} does not fit a Delta transaction")))
+        };
+        let mut transactions = vec![Transaction::new(incarnation, number(last_lsn)?)];
+        if let Some(removed) = removed {
+            transactions.push(Transaction::new(format!("{REMOVED_TXN}{incarnation}"), number(removed)?));
+        }
         let operation = DeltaOperation::Write {
             mode: SaveMode::Append,
             partition_by: Some(vec![PARTITION_COLUMN.to_owned()]),
             predicate: None,
         };
         let properties = CommitProperties::default()
-            .with_application_transaction(Transaction::new(incarnation, lsn))
+            .with_application_transactions(transactions)
             // Maintenance removes old log entries, under its lease; a writer never does.
             .with_cleanup_expired_logs(Some(false));
         CommitBuilder::from(properties)
@@ -146,6 +172,7 @@ impl EventsTable {
 struct Encoded {
     after_lsn: u64,
     adds: Vec<Add>,
+    rows: u64,
 }
 
 /// All rows of one spool, and none above the LSN that the commit will claim.

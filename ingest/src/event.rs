@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, Date32Array, Int32Array, Int64Array, MapBuilder, RecordBatch, StringArray, StringBuilder,
+    Array, ArrayRef, Date32Builder, Int32Array, Int64Builder, MapBuilder, MapFieldNames, RecordBatch,
+    StringBuilder,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -15,6 +16,7 @@ use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use self::column::Column;
 
@@ -119,8 +121,25 @@ macro_rules! events {
             vec![$(Field::new(stringify!($name), <$kind as Column>::data_type(), true)),*]
         }
 
-        fn nullable_arrays(rows: &[LoggedEvent]) -> Vec<ArrayRef> {
-            vec![$(<$kind as Column>::array(rows.iter().map(|row| row.event.$name.as_ref()))),*]
+        /// A builder for each column that may be null.
+        struct NullableColumns {
+            $($name: <$kind as Column>::Builder,)*
+        }
+
+        impl NullableColumns {
+            fn new(rows: usize) -> Self {
+                Self { $($name: <$kind as Column>::builder(rows),)* }
+            }
+
+            fn append(&mut self, rows: &[&LoggedEvent]) {
+                $(for row in rows {
+                    <$kind as Column>::append(&mut self.$name, row.event.$name.as_ref());
+                })*
+            }
+
+            fn finish(mut self) -> Vec<ArrayRef> {
+                vec![$(Arc::new(self.$name.finish()) as ArrayRef),*]
+            }
         }
     };
 }
@@ -243,42 +262,100 @@ fn tags_type() -> DataType {
     DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry), false)), false)
 }
 
+/// Rows that are taken together, column after column, while they are still in the processor's cache.
+const ROWS_AT_ONCE: usize = 128;
+
 /// Rows as one Arrow batch with [`EVENTS_SCHEMA`], in the order given.
 pub fn to_batch(rows: &[LoggedEvent]) -> Result<RecordBatch, ArrowError> {
-    let text = |value: fn(&LoggedEvent) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
-    };
-    let mut arrays: Vec<ArrayRef> = vec![
-        text(|row| row.event.event_id.to_string()),
-        text(|row| row.event.event_type.as_str().to_owned()),
-        Timestamp::array(rows.iter().map(|row| Some(&row.event.occurred_at))),
-        Timestamp::array(rows.iter().map(|row| Some(&row.event.recorded_at))),
-        Arc::new(Date32Array::from_iter_values(rows.iter().map(|row| row.event.occurred_at.days()))),
-        text(|row| row.event.tenant_id.to_string()),
-        text(|row| row.node_id.to_string()),
-        text(|row| row.incarnation.to_string()),
-        Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.lsn.cast_signed()))),
-        Arc::new(Int32Array::from_iter_values(rows.iter().map(|_| SCHEMA_VERSION))),
-        tags_array(rows)?,
-    ];
-    arrays.extend(nullable_arrays(rows));
+    to_batch_of(&rows.iter().collect::<Vec<_>>())
+}
+
+/// The same of rows that lie apart.
+pub(crate) fn to_batch_of(rows: &[&LoggedEvent]) -> Result<RecordBatch, ArrowError> {
+    let (mut keys, mut nullable) = (KeyColumns::new(rows.len()), NullableColumns::new(rows.len()));
+    for rows in rows.chunks(ROWS_AT_ONCE) {
+        keys.append(rows)?;
+        nullable.append(rows);
+    }
+    let mut arrays = keys.finish();
+    arrays.extend(nullable.finish());
     RecordBatch::try_new(EVENTS_SCHEMA.clone(), arrays)
 }
 
-fn tags_array(rows: &[LoggedEvent]) -> Result<ArrayRef, ArrowError> {
-    let names =
-        arrow::array::MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
-    let mut tags = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
-    for row in rows {
-        for (key, value) in &row.event.tags {
-            tags.keys().append_value(key);
-            tags.values().append_value(value);
+/// A builder for each column that is never null, and for the tags.
+struct KeyColumns {
+    event_id: StringBuilder,
+    event_type: StringBuilder,
+    occurred_at: <Timestamp as Column>::Builder,
+    recorded_at: <Timestamp as Column>::Builder,
+    event_date: Date32Builder,
+    tenant_id: StringBuilder,
+    node_id: StringBuilder,
+    incarnation: StringBuilder,
+    lsn: Int64Builder,
+    tags: MapBuilder<StringBuilder, StringBuilder>,
+    rows: usize,
+}
+
+impl KeyColumns {
+    fn new(rows: usize) -> Self {
+        let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
+        let ids = || StringBuilder::with_capacity(rows, rows * Hyphenated::LENGTH);
+        let words = || StringBuilder::with_capacity(rows, rows * 12);
+        Self {
+            event_id: ids(),
+            event_type: words(),
+            occurred_at: Timestamp::builder(rows),
+            recorded_at: Timestamp::builder(rows),
+            event_date: Date32Builder::with_capacity(rows),
+            tenant_id: words(),
+            node_id: words(),
+            incarnation: ids(),
+            lsn: Int64Builder::with_capacity(rows),
+            tags: MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new()),
+            rows,
         }
-        tags.append(!row.event.tags.is_empty())?;
     }
-    let array: ArrayRef = Arc::new(tags.finish());
-    debug_assert_eq!(array.data_type(), &tags_type());
-    Ok(array)
+
+    fn append(&mut self, rows: &[&LoggedEvent]) -> Result<(), ArrowError> {
+        let mut id = [0; Hyphenated::LENGTH];
+        for row in rows {
+            let event = &row.event;
+            self.event_id.append_value(event.event_id.hyphenated().encode_lower(&mut id));
+            self.event_type.append_value(event.event_type.as_str());
+            self.occurred_at.append_value(event.occurred_at.0);
+            self.recorded_at.append_value(event.recorded_at.0);
+            self.event_date.append_value(event.occurred_at.days());
+            self.tenant_id.append_value(event.tenant_id.as_str());
+            self.node_id.append_value(&row.node_id);
+            self.incarnation.append_value(row.incarnation.hyphenated().encode_lower(&mut id));
+            self.lsn.append_value(row.lsn.cast_signed());
+            for (key, value) in &event.tags {
+                self.tags.keys().append_value(key);
+                self.tags.values().append_value(value);
+            }
+            self.tags.append(!event.tags.is_empty())?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Vec<ArrayRef> {
+        let tags: ArrayRef = Arc::new(self.tags.finish());
+        debug_assert_eq!(tags.data_type(), &tags_type());
+        vec![
+            Arc::new(self.event_id.finish()),
+            Arc::new(self.event_type.finish()),
+            Arc::new(self.occurred_at.finish()),
+            Arc::new(self.recorded_at.finish()),
+            Arc::new(self.event_date.finish()),
+            Arc::new(self.tenant_id.finish()),
+            Arc::new(self.node_id.finish()),
+            Arc::new(self.incarnation.finish()),
+            Arc::new(self.lsn.finish()),
+            Arc::new(Int32Array::from_value(SCHEMA_VERSION, self.rows)),
+            tags,
+        ]
+    }
 }
 
 #[cfg(test)]

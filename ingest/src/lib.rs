@@ -2,11 +2,13 @@
 //!
 //! - [`event`]: what an event is, its columns, and its Arrow form
 //! - [`outbox`]: the narrow trait between a spool that holds events and what reads them
+//! - [`spill`]: where events go that wait too long for the lake
 //! - [`store`]: where the lake lives: a folder that is synced in order, or a bucket
 //! - [`table`]: the `events` table: made, opened, refreshed, pinned; how its files are laid out
 //! - [`append`]: rows into the table, exactly once
 //! - [`writer`]: the loop that carries the outbox to the table
 //! - [`read`]: a pinned version plus hot rows, for queries
+//! - [`erase`]: a person, or a tenant, out of every table
 //! - [`verify`]: whether outbox, log and files agree
 //! - [`maintain`]: compaction, retention, vacuum, and the lease of whoever does them
 //! - [`rollups`]: events summed by minute and hour, two small tables beside `events`
@@ -15,6 +17,7 @@
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
 
 pub mod append;
+pub mod erase;
 pub mod event;
 pub mod inbound;
 pub mod maintain;
@@ -23,6 +26,7 @@ pub mod quotas;
 pub mod read;
 pub mod report;
 pub mod rollups;
+pub mod spill;
 pub mod store;
 pub mod table;
 pub mod verify;

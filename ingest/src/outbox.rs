@@ -1,9 +1,12 @@
 //! The seam between a spool, which logs events, and what reads them: the lake's writer and hot queries.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::event::LoggedEvent;
+use crate::spill::Spill;
 
 /// A store of events in commit order that have not all reached the lake yet.
 #[async_trait]
@@ -24,7 +27,13 @@ pub trait Outbox: Send + Sync {
         None
     }
 
-    /// Drops every event at or below `through_lsn`: they are durable in the lake.
+    /// Where events go that wait for longer than this store should hold them; `None` where there is no such place.
+    fn spill(&self) -> Option<&Arc<Spill>> {
+        None
+    }
+
+    /// Drops every event at or below `through_lsn`: they are durable in the lake or among the spilled ones. Other
+    /// writes get their turn meanwhile, however many events there are.
     async fn trim(&self, through_lsn: u64) -> Result<(), OutboxError>;
 }
 

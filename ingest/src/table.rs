@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub(crate) use self::schema::{check_columns, complete_columns};
 use crate::event::EVENTS_SCHEMA;
 use crate::outbox::OutboxError;
-use crate::store::{LakeStore, StoreError};
+use crate::store::{LakeStore, StoreError, refusal};
 
 /// Above this many new commits, their transactions are looked up when asked for instead of read one by one.
 const COMMITS_READ_MAX: u64 = 64;
@@ -47,11 +47,11 @@ pub enum LakeError {
     #[error(transparent)]
     Place(#[from] StoreError),
     #[error(
-        "the lake table at {table} does not fit what this version writes, because of column {column:?}: {found}; it was \
+        "the lake table at {table} does not fit what this version writes, because of column {what}; it was \
          made by another version of sendlake, or by another program: use that version, or set storage.lake_url to a new \
          location"
     )]
-    Column { table: Url, column: String, found: String },
+    Column { table: Url, what: String },
     #[error("cannot encode events for the lake: {0}")]
     Encode(#[from] ArrowError),
     #[error("an event of spool {found} was offered as one of spool {expected}")]
@@ -83,11 +83,30 @@ pub enum LakeError {
     Cancelled(#[from] tokio::task::JoinError),
 }
 
+impl LakeError {
+    /// Whether trying again is of no use until somebody changes something: a start should end with it. Other errors
+    /// may pass, and events wait in the outbox meanwhile.
+    pub fn stays(&self) -> bool {
+        match self {
+            Self::Column { .. } | Self::Damaged { .. } => true,
+            Self::Place(error) => !matches!(error, StoreError::Away { .. }),
+            Self::Table { source, .. } => refusal(source.as_ref()).is_some(),
+            _ => false,
+        }
+    }
+}
+
 /// The `events` table. One per process is enough: it is shared by the writer and all readers.
 pub struct EventsTable {
     pub(crate) log_store: LogStoreRef,
+    store: LakeStore,
+    /// The columns that it is given when it lacks them.
+    schema: SchemaRef,
+    /// Whether it may be made, and given columns.
+    for_writing: bool,
     url: Url,
-    latest: Mutex<Latest>,
+    /// `None` until the table was opened, or made, by its first use.
+    latest: Mutex<Option<Latest>>,
     /// Appends of one process take turns; those of several processes meet in Delta's log.
     pub(crate) appending: Mutex<()>,
 }
@@ -116,39 +135,63 @@ impl EventsTable {
     /// Opens the table for writing: makes it when it is not there, and adds columns that it lacks. Safe to call from
     /// several processes at once. A bucket is probed first ([`LakeStore::probe`]).
     pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
-        Self::open_as(store, &EVENTS_SCHEMA).await
+        Self::open_as(store, EVENTS_SCHEMA.clone()).await
     }
 
     /// The same for a given list of columns.
-    async fn open_as(store: &LakeStore, schema: &Schema) -> Result<Self, LakeError> {
-        store.probe().await?;
-        let log_store = log_store(store, Self::NAME)?;
-        if !exists(&log_store).await? {
-            match create(&log_store).await {
-                Ok(_) => tracing::info!(table = %log_store.root_url(), "made the events table"),
-                // Somebody else may have been first; then theirs is the table.
-                Err(_) if exists(&log_store).await? => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let table = Self::load(log_store).await?;
-        complete_columns(&table.log_store, &mut table.latest.lock().await.table, schema).await?;
+    async fn open_as(store: &LakeStore, schema: SchemaRef) -> Result<Self, LakeError> {
+        let table = Self::lazy_as(store, schema, true)?;
+        table.pin(None).await?;
         Ok(table)
+    }
+
+    /// The table without a request: its first use opens it as [`EventsTable::open`] does. So a node can start while
+    /// its lake is away.
+    pub fn lazy(store: &LakeStore) -> Result<Self, LakeError> {
+        Self::lazy_as(store, EVENTS_SCHEMA.clone(), true)
+    }
+
+    fn lazy_as(store: &LakeStore, schema: SchemaRef, for_writing: bool) -> Result<Self, LakeError> {
+        let log_store = log_store(store, Self::NAME)?;
+        let url = log_store.root_url().clone();
+        let (store, latest) = (store.clone(), Mutex::new(None));
+        Ok(Self { log_store, store, schema, for_writing, url, latest, appending: Mutex::new(()) })
     }
 
     /// Opens the table if it is there, for commands that only read.
     pub async fn open_existing(store: &LakeStore) -> Result<Option<Self>, LakeError> {
-        let log_store = log_store(store, Self::NAME)?;
-        if exists(&log_store).await? { Self::load(log_store).await.map(Some) } else { Ok(None) }
+        let table = Self::lazy_as(store, EVENTS_SCHEMA.clone(), false)?;
+        if !table.exists().await? {
+            return Ok(None);
+        }
+        table.pin(None).await?;
+        Ok(Some(table))
     }
 
-    async fn load(log_store: LogStoreRef) -> Result<Self, LakeError> {
-        let url = log_store.root_url().clone();
-        let mut table = DeltaTable::new(Arc::clone(&log_store));
+    /// Whether the table was ever made.
+    pub async fn exists(&self) -> Result<bool, LakeError> {
+        exists(&self.log_store).await
+    }
+
+    async fn load(&self) -> Result<Latest, LakeError> {
+        if self.for_writing {
+            self.store.probe().await?;
+            if !self.exists().await? {
+                match create(&self.log_store).await {
+                    Ok(_) => tracing::info!(table = %self.url, "made the events table"),
+                    // Somebody else may have been first; then theirs is the table.
+                    Err(_) if self.exists().await? => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         load_table(&mut table).await?;
-        check_columns(&url, &table, &EVENTS_SCHEMA)?;
-        let latest = Mutex::new(Latest { table, committed: HashMap::new() });
-        Ok(Self { log_store, url, latest, appending: Mutex::new(()) })
+        check_columns(&self.url, &table, &EVENTS_SCHEMA)?;
+        if self.for_writing {
+            complete_columns(&self.log_store, &mut table, &self.schema).await?;
+        }
+        Ok(Latest { table, committed: HashMap::new() })
     }
 
     /// Where the table lies; every Delta reader can open it there.
@@ -166,25 +209,43 @@ impl EventsTable {
     /// With an `incarnation` also how far that spool had come in this version. Costs one listing of the new
     /// part of the log, and reading what is new in it.
     pub async fn pin(&self, incarnation: Option<Uuid>) -> Result<Pinned, LakeError> {
-        let mut latest = self.latest.lock().await;
-        // Taken out while the table moves: should any step fail, nothing stale is left to be believed.
-        let known = std::mem::take(&mut latest.committed);
-        let before = version(&latest.table);
-        if let Err(error) = latest.table.update_state().await {
-            return Err(fault::diagnosed(&self.log_store, "refresh", error).await);
-        }
-        latest.committed = self.committed_since(known, before, version(&latest.table)).await?;
+        let (mut pinned, committed) = self.pin_with(incarnation.as_slice()).await?;
+        pinned.committed_lsn = committed.into_values().next().unwrap_or(0);
+        Ok(pinned)
+    }
 
-        let committed_lsn = match incarnation {
-            None => 0,
-            Some(incarnation) => self.committed_in(&mut latest, incarnation).await?,
+    /// The same, with how far several spools had come. `committed_lsn` of the version is left at 0.
+    pub(crate) async fn pin_with(
+        &self,
+        incarnations: &[Uuid],
+    ) -> Result<(Pinned, HashMap<Uuid, u64>), LakeError> {
+        let mut guard = self.latest.lock().await;
+        let latest = match guard.as_mut() {
+            None => guard.insert(self.load().await?),
+            Some(latest) => {
+                // Taken out while the table moves: should any step fail, nothing stale is left to be believed.
+                let known = std::mem::take(&mut latest.committed);
+                let before = version(&latest.table);
+                if let Err(error) = latest.table.update_state().await {
+                    return Err(fault::diagnosed(&self.log_store, "refresh", error).await);
+                }
+                latest.committed = self.committed_since(known, before, version(&latest.table)).await?;
+                latest
+            }
         };
-        Ok(Pinned { table: latest.table.clone(), version: version(&latest.table), committed_lsn })
+        let mut committed = HashMap::new();
+        for incarnation in incarnations {
+            committed.insert(*incarnation, self.committed_in(latest, *incarnation).await?);
+        }
+        let pinned =
+            Pinned { table: latest.table.clone(), version: version(&latest.table), committed_lsn: 0 };
+        Ok((pinned, committed))
     }
 
     /// Takes over the state that a commit of this process produced, so that readers see it without a listing.
     pub(crate) async fn advance(&self, state: DeltaTableState) -> Result<(), LakeError> {
-        let mut latest = self.latest.lock().await;
+        let mut guard = self.latest.lock().await;
+        let Some(latest) = guard.as_mut() else { return Ok(()) };
         let before = version(&latest.table);
         if state.version() <= before {
             return Ok(());

@@ -1,5 +1,7 @@
 //! Stand-ins for tests: an outbox in memory, events with something in every column, storage that fails.
 
+pub mod s3;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,6 +25,7 @@ use uuid::Uuid;
 
 use crate::event::{Event, EventType, LoggedEvent};
 use crate::outbox::{Outbox, OutboxError};
+use crate::spill::Spill;
 use crate::store::{LakeStore, open_store};
 
 /// 2026-01-31T12:00:00.123456Z.
@@ -30,6 +33,21 @@ pub const NOON: Timestamp = Timestamp(1_769_860_800_123_456);
 
 pub fn lake(dir: &tempfile::TempDir) -> LakeStore {
     open_store(dir.path().to_str().unwrap(), &Default::default()).unwrap()
+}
+
+/// The system's clock, and ids from a fixed seed.
+pub fn ids() -> sendlake_control::id::Ids {
+    #[derive(Debug)]
+    struct Wall;
+    impl sendlake_control::clock::Clock for Wall {
+        #[expect(clippy::disallowed_methods, reason = "files of the local store carry the system's time")]
+        fn now(&self) -> Timestamp {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            Timestamp(i64::try_from(since.as_micros()).unwrap())
+        }
+    }
+    let entropy = Arc::new(sendlake_control::clock::SeededEntropy::new(7));
+    sendlake_control::id::Ids { clock: Arc::new(Wall), entropy }
 }
 
 /// Event number `lsn` of a spool. Every tenth is from the day before.
@@ -74,6 +92,7 @@ pub struct MemoryOutbox {
     incarnation: Uuid,
     rows: Mutex<Vec<LoggedEvent>>,
     last_lsn: watch::Sender<u64>,
+    spill: Option<Arc<Spill>>,
 }
 
 impl MemoryOutbox {
@@ -82,7 +101,14 @@ impl MemoryOutbox {
     }
 
     pub fn starting_after(incarnation: Uuid, last_lsn: u64) -> Arc<Self> {
-        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn: watch::Sender::new(last_lsn) })
+        let last_lsn = watch::Sender::new(last_lsn);
+        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn, spill: None })
+    }
+
+    /// One that spills to a folder.
+    pub fn spilling(incarnation: Uuid, dir: &tempfile::TempDir) -> Arc<Self> {
+        let spill = Some(Arc::new(Spill::open(dir.path().to_owned()).unwrap()));
+        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn: watch::Sender::new(0), spill })
     }
 
     /// Logs `count` more events.
@@ -121,6 +147,10 @@ impl Outbox for MemoryOutbox {
 
     fn last_lsn(&self) -> Option<u64> {
         Some(*self.last_lsn.borrow())
+    }
+
+    fn spill(&self) -> Option<&Arc<Spill>> {
+        self.spill.as_ref()
     }
 
     async fn trim(&self, through_lsn: u64) -> std::result::Result<(), OutboxError> {

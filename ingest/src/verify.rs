@@ -3,7 +3,7 @@
 //!
 //! - [`finding`]: what is told · `log`: the Delta log, holes and what its entries say · `file`: one Parquet file
 //! - `ledger`: which log sequence numbers and which event ids there are · `outbox`: what has not reached the lake
-//! - `table`: one table of the lake
+//! - `table`: one table of the lake · `trace`: whether an address is anywhere
 
 mod file;
 pub mod finding;
@@ -11,6 +11,7 @@ mod ledger;
 mod log;
 mod outbox;
 mod table;
+mod trace;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,11 @@ use sendlake_control::clock::Timestamp;
 use serde::Serialize;
 
 pub use self::finding::{Finding, Severity};
+pub(crate) use self::log::{objects, replaced};
 use self::outbox::Waiting;
+pub use self::outbox::unreadable as unreadable_outbox;
+pub(crate) use self::table::names;
+pub use self::trace::{Traced, left_in, trace, trace_file};
 use crate::outbox::Outbox;
 use crate::store::LakeStore;
 use crate::table::EventsTable;
@@ -108,7 +113,7 @@ impl Verify {
             Some(outbox) => Waiting::read(Arc::clone(outbox), &mut report.findings).await,
             None => None,
         };
-        let names = match table::names(&self.store, &mut report.findings).await {
+        let names = match names(&self.store, &mut report.findings).await {
             Ok(names) => names,
             Err(error) => {
                 report.findings.push(finding::unreachable(self.store.url.as_str(), &error.to_string()));

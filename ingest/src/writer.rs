@@ -1,6 +1,9 @@
 //! The loop that carries the outbox to the lake: wait, gather, append, trim; when storage fails, keep the rows
 //! and try again.
 
+mod drain;
+mod overflow;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
+use self::drain::Step;
+use self::overflow::Overflow;
 use crate::outbox::Outbox;
 use crate::table::{EventsTable, LakeError};
 
@@ -25,11 +30,21 @@ pub struct LakeWriterSettings {
     pub commit_rows_max: usize,
     /// The longest pause between tries while storage fails.
     pub retry_ms_max: u64,
+    /// Above this many rows waiting in the outbox the oldest go to files beside it, where it has a place for them.
+    pub spill_rows: u64,
+    /// How long a spilled file stays after the lake has its rows: longer than the longest query.
+    pub spill_grace_ms: u64,
 }
 
 impl Default for LakeWriterSettings {
     fn default() -> Self {
-        Self { commit_interval_ms: 10_000, commit_rows_max: 50_000, retry_ms_max: 30_000 }
+        Self {
+            commit_interval_ms: 10_000,
+            commit_rows_max: 50_000,
+            retry_ms_max: 30_000,
+            spill_rows: 200_000,
+            spill_grace_ms: 120_000,
+        }
     }
 }
 
@@ -62,6 +77,9 @@ pub enum LakeWriterError {
          Open the spool under a new incarnation; under the old one its next events would be taken for old ones"
     )]
     SpoolBehindLake { table: Url, incarnation: Uuid, committed_lsn: u64, last_lsn: u64 },
+    /// [`LakeError::Forked`].
+    #[error("{0}")]
+    Forked(LakeError),
 }
 
 /// Why a flush did not end with everything in the lake. The events are safe in the outbox.
@@ -123,7 +141,10 @@ enum Failure {
 
 impl From<LakeError> for Failure {
     fn from(error: LakeError) -> Self {
-        Self::Passing(error)
+        match error {
+            LakeError::Forked { .. } => Self::Final(LakeWriterError::Forked(error)),
+            error => Self::Passing(error),
+        }
     }
 }
 
@@ -144,6 +165,15 @@ impl LakeWriter {
     /// Runs until `shutdown`, then commits what is left, once. A failure then only means that the rest is
     /// committed after the next start.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), LakeWriterError> {
+        let overflow = Overflow::new(Arc::clone(&self.outbox), &self.settings, self.status.subscribe());
+        // Beside each other: a try at a bucket that is away may last minutes, and rows come in meanwhile.
+        tokio::select! {
+            ended = self.keep_carrying(shutdown) => ended,
+            () = overflow.run() => Ok(()),
+        }
+    }
+
+    async fn keep_carrying(&mut self, shutdown: CancellationToken) -> Result<(), LakeWriterError> {
         let mut waiting: Vec<Flush> = Vec::new();
         let mut retry_ms = RETRY_MS_FIRST;
         loop {
@@ -170,65 +200,54 @@ impl LakeWriter {
                     if last {
                         return Ok(());
                     }
-                    self.pause(retry_ms, &shutdown, &mut waiting).await;
+                    self.pause(jittered(retry_ms, self.clock.now()), &shutdown, &mut waiting).await;
                     retry_ms = retry_ms.saturating_mul(2).min(self.settings.retry_ms_max.max(RETRY_MS_FIRST));
                 }
             }
         }
     }
 
-    /// Moves everything that the outbox holds now into the table.
+    /// Moves everything that the outbox holds now into the table, the oldest first.
     async fn carry(&mut self) -> Result<(), Failure> {
+        self.carry_other_spools().await?;
         let mut after_lsn = match self.after_lsn {
             Some(lsn) => lsn,
             None => self.reconcile().await?,
         };
         loop {
-            let outbox = Arc::clone(&self.outbox);
-            let rows_max = self.settings.commit_rows_max.max(1);
-            let rows = tokio::task::spawn_blocking(move || outbox.read(after_lsn, rows_max))
-                .await
-                .map_err(LakeError::from)?
-                .map_err(LakeError::from)?;
-            let Some(last_lsn) = rows.last().map(|row| row.lsn) else { return Ok(()) };
-            // A short read is all there was at one moment.
-            let more = rows.len() >= rows_max;
-
-            let appended = self.table.append(self.outbox.incarnation(), rows).await?;
-            if appended.lsn > last_lsn {
-                // We never commit past what we read: somebody else did, under this spool's identity.
+            let step = self.next_step(after_lsn).await?;
+            let (last_lsn, more, appended) = match step {
+                Step::Nothing => return Ok(()),
+                Step::Rows(rows) => {
+                    let last_lsn = rows.last().map_or(after_lsn, |row| row.lsn);
+                    // A short read is all there was at one moment.
+                    let more = rows.len() >= self.settings.commit_rows_max.max(1);
+                    (last_lsn, more, self.table.append(self.outbox.incarnation(), rows).await?)
+                }
+                Step::Files(files) => {
+                    let last_lsn = files.last().map_or(after_lsn, |file| file.last_lsn);
+                    (last_lsn, true, self.carry_files(files).await?)
+                }
+            };
+            if self.outbox.last_lsn().is_some_and(|logged_lsn| logged_lsn < appended.lsn) {
+                // We never commit what we have not logged: somebody else did, under this spool's identity.
                 return Err(Failure::Final(self.behind(appended.lsn, last_lsn)));
             }
-            self.outbox.trim(appended.lsn).await.map_err(LakeError::from)?;
-            after_lsn = appended.lsn;
+            // The table may have more: a commit whose answer was lost. Only what was compared with it is trimmed.
+            after_lsn = appended.lsn.min(last_lsn);
+            self.outbox.trim(after_lsn).await.map_err(LakeError::from)?;
             self.after_lsn = Some(after_lsn);
             let now = self.clock.now();
             self.status.send_modify(|status| {
-                status.lsn = appended.lsn;
+                status.lsn = after_lsn;
                 status.version = Some(appended.version);
                 status.last_commit_at = Some(now);
             });
-            tracing::debug!(lsn = appended.lsn, version = appended.version, "committed events to the lake");
+            tracing::debug!(lsn = after_lsn, version = appended.version, "committed events to the lake");
             if !more {
                 return Ok(());
             }
         }
-    }
-
-    /// Trims what a commit before the last stop had already made durable.
-    async fn reconcile(&mut self) -> Result<u64, Failure> {
-        let committed_lsn = self.table.committed_lsn(self.outbox.incarnation()).await?;
-        if let Some(last_lsn) = self.outbox.last_lsn()
-            && last_lsn < committed_lsn
-        {
-            return Err(Failure::Final(self.behind(committed_lsn, last_lsn)));
-        }
-        if committed_lsn > 0 {
-            self.outbox.trim(committed_lsn).await.map_err(LakeError::from)?;
-        }
-        self.after_lsn = Some(committed_lsn);
-        self.status.send_modify(|status| status.lsn = committed_lsn);
-        Ok(committed_lsn)
     }
 
     fn behind(&self, committed_lsn: u64, last_lsn: u64) -> LakeWriterError {
@@ -291,6 +310,13 @@ impl LakeWriter {
     }
 }
 
+/// A pause of three quarters to five quarters of `pause_ms`, so that the nodes of an installation do not all come back
+/// to their bucket at once. The clock's last digits are random enough for that.
+fn jittered(pause_ms: u64, now: Timestamp) -> u64 {
+    let percent = now.0.unsigned_abs() % 51 + 75;
+    pause_ms.saturating_mul(percent) / 100
+}
+
 fn answer(waiting: &mut Vec<Flush>, result: &Result<LakeStatus, FlushError>) {
     for flush in waiting.drain(..) {
         // Whoever asked may have left.
@@ -298,5 +324,7 @@ fn answer(waiting: &mut Vec<Flush>, result: &Result<LakeStatus, FlushError>) {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -82,12 +82,18 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
                 "warm_at": row.warm_at,
             })
         };
+        // sums of thousands of events take long to print, and show nothing that a few do not
+        let (sums, summed) = match rows.len() {
+            0..=5_000 => (&SUMS[..], &["rollup_1m", "folded"][..]),
+            _ => (&[][..], &[][..]),
+        };
+        let sums = sums.iter().copied();
         let instants = if as_of.is_empty() { vec![surroundings.now] } else { as_of.clone() };
         let asked = json!({
             "events": parquet,
             "as_of": instants,
             "domains": surroundings.domains.iter().map(domain).collect::<Vec<_>>(),
-            "views": VIEWS.iter().map(|view| (view.name, view.sql)).chain(SUMS).collect::<Vec<_>>(),
+            "views": VIEWS.iter().map(|view| (view.name, view.sql)).chain(sums).collect::<Vec<_>>(),
         });
         let mut peer = Command::new(&python)
             .arg(root.join("../tests/peers/judge.py"))
@@ -102,7 +108,7 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
 
         let engine = engine_within(snapshot(&rows, &[]), surroundings, limits());
         let views = VIEWS.iter().map(|view| (view.name, view.name));
-        for (view, name) in views.chain([("rollup_1m", "rollup_1m"), ("folded", "rollup_1m")]) {
+        for (view, name) in views.chain(summed.iter().map(|name| (*name, "rollup_1m"))) {
             // views of single messages gain nothing from thousands of alike ones
             let of_messages = ["attempts", "outcomes", "message_history", "bounces"].contains(&name);
             if of_messages && rows.len() > 5_000 {

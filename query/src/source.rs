@@ -11,6 +11,7 @@ use datafusion::catalog::TableProvider;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::quotas::PublishedQuotas;
+use sendlake_ingest::read::Spilled;
 use sendlake_ingest::rollups::table::Grain;
 
 /// What a query reads from. Asked once per query, so that everything in the query sees the same rows.
@@ -27,7 +28,7 @@ pub trait EventSource: Send + Sync {
     }
 }
 
-/// One consistent reading: each event is in `cold` or in `hot`, never in both.
+/// One consistent reading: each event is in `cold`, in `spilled` or in `hot`, never in two of them.
 #[derive(Clone)]
 pub struct EventSnapshot {
     /// The lake at one version. Columns are matched by name with `EVENTS_SCHEMA`: their order does not
@@ -36,6 +37,8 @@ pub struct EventSnapshot {
     pub cold: Arc<dyn TableProvider>,
     /// Rows that `cold` does not hold yet, each batch with exactly `EVENTS_SCHEMA`.
     pub hot: Vec<RecordBatch>,
+    /// Files with rows that `cold` does not hold yet. Read as files: there may be more than memory holds.
+    pub spilled: Vec<Spilled>,
     /// The version of the lake's table that was pinned; none before its first commit.
     pub version: Option<i64>,
 }
@@ -67,6 +70,7 @@ impl fmt::Debug for EventSnapshot {
         f.debug_struct("EventSnapshot")
             .field("version", &self.version)
             .field("hot_rows", &hot_rows)
+            .field("spilled", &self.spilled)
             .finish_non_exhaustive()
     }
 }

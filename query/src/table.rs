@@ -6,15 +6,20 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::ScalarValue;
+use datafusion::common::{DFSchema, ScalarValue, plan_datafusion_err};
 use datafusion::datasource::TableType;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, col};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, col, lit};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::union::UnionExec;
 use sendlake_ingest::event::EVENTS_SCHEMA;
+use sendlake_ingest::read::Spilled;
 use sendlake_ingest::rollups::schema::ROLLUP_SCHEMA;
+use url::Url;
 
 use crate::filter;
 use crate::scan::{EventScanExec, SourceFailed};
@@ -40,7 +45,7 @@ impl EventsTable {
 
     /// What a rollup holds in the lake.
     pub(crate) fn rollup(stored: Arc<dyn TableProvider>, scope: Scope) -> Self {
-        let snapshot = EventSnapshot { cold: stored, hot: Vec::new(), version: None };
+        let snapshot = EventSnapshot { cold: stored, hot: Vec::new(), spilled: Vec::new(), version: None };
         Self { schema: ROLLUP_SCHEMA.clone(), snapshot, scope, since_day: None }
     }
 
@@ -54,19 +59,13 @@ impl EventsTable {
         let cold_schema = cold.schema();
         let mut columns: BTreeSet<usize> =
             schema.fields().iter().filter_map(|field| cold_schema.index_of(field.name()).ok()).collect();
-        let mut wanted = Vec::new();
-        if let Some(tenant) = self.scope.tenant() {
+        if self.scope.tenant().is_some() {
             columns.insert(cold_schema.index_of("tenant_id")?);
-            wanted.extend(filter::equals("tenant_id", tenant.as_str(), &cold_schema));
         }
-        // A message has no events before it was made: what asks for one reads no older days.
-        if let Some(day) = self.since_day.max(filter::first_day(filters)) {
-            let since = col("event_date").gt_eq(Expr::Literal(ScalarValue::Date32(Some(day)), None));
-            wanted.extend(filter::for_source(&since, &cold_schema));
+        if self.since_day.max(filter::first_day(filters)).is_some() {
             columns.insert(cold_schema.index_of("event_date")?);
         }
-        wanted.extend(filters.iter().filter_map(|filter| filter::for_source(filter, &cold_schema)));
-
+        let wanted = self.wanted(filters, &cold_schema);
         let support = cold.supports_filters_pushdown(&wanted.iter().collect::<Vec<_>>())?;
         let supported = wanted.into_iter().zip(support);
         let pushed: Vec<Expr> = supported
@@ -79,6 +78,54 @@ impl EventsTable {
         let config = state.config_options();
         let spread = plan.repartitioned(config.execution.target_partitions, config)?;
         Ok(spread.unwrap_or(plan))
+    }
+
+    /// The rows of files: planned like cold ones, and then those taken out that the lake holds too.
+    async fn scan_spilled(
+        &self,
+        spilled: &Spilled,
+        state: &dyn Session,
+        schema: &SchemaRef,
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let urls = spilled.files.iter().map(|file| {
+            let url = Url::from_file_path(&file.path);
+            let url =
+                url.map_err(|()| plan_datafusion_err!("{} has no absolute path", file.path.display()))?;
+            ListingTableUrl::try_new(url, None)
+        });
+        let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
+        let config = ListingTableConfig::new_with_multi_paths(urls.collect::<Result<Vec<_>>>()?)
+            .with_listing_options(options)
+            .with_schema(EVENTS_SCHEMA.clone());
+        let files = ListingTable::try_new(config)?;
+        let lsn = col("lsn").gt(lit(spilled.above_lsn.cast_signed()));
+        let columns = schema.fields().iter().map(|field| field.name().as_str());
+        let columns: BTreeSet<usize> = columns
+            .chain(["tenant_id", "lsn"])
+            .map(|name| EVENTS_SCHEMA.index_of(name))
+            .collect::<Result<_, _>>()?;
+        let columns = columns.into_iter().collect::<Vec<_>>();
+        let mut wanted = self.wanted(filters, &EVENTS_SCHEMA);
+        wanted.push(lsn.clone());
+        let plan = files.scan(state, Some(&columns), &wanted, None).await?;
+        let within = DFSchema::try_from(plan.schema())?;
+        Ok(Arc::new(FilterExec::try_new(state.create_physical_expr(lsn, &within)?, plan)?))
+    }
+
+    /// What a source may skip rows by: the tenant, the first day, and the harmless among the caller's own filters.
+    fn wanted(&self, filters: &[Expr], source: &SchemaRef) -> Vec<Expr> {
+        let mut wanted = Vec::new();
+        if let Some(tenant) = self.scope.tenant() {
+            wanted.extend(filter::equals("tenant_id", tenant.as_str(), source));
+        }
+        // A message has no events before it was made: what asks for one reads no older days.
+        if let Some(day) = self.since_day.max(filter::first_day(filters)) {
+            let since = col("event_date").gt_eq(Expr::Literal(ScalarValue::Date32(Some(day)), None));
+            wanted.extend(filter::for_source(&since, source));
+        }
+        wanted.extend(filters.iter().filter_map(|filter| filter::for_source(filter, source)));
+        wanted
     }
 
     fn scan_hot(&self, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
@@ -121,12 +168,19 @@ impl TableProvider for EventsTable {
             None => self.schema.clone(),
         };
         let cold = self.scan_cold(state, &schema, filters).await.map_err(SourceFailed::wrap)?;
-        let cold = self.bind(cold, &schema)?;
-        if self.snapshot.hot.is_empty() {
-            return Ok(cold);
+        let mut parts = vec![self.bind(cold, &schema)?];
+        for spilled in &self.snapshot.spilled {
+            let rows =
+                self.scan_spilled(spilled, state, &schema, filters).await.map_err(SourceFailed::wrap)?;
+            parts.push(self.bind(rows, &schema)?);
         }
-        let hot = self.bind(self.scan_hot(&schema)?, &schema)?;
-        UnionExec::try_new(vec![cold, hot])
+        if !self.snapshot.hot.is_empty() {
+            parts.push(self.bind(self.scan_hot(&schema)?, &schema)?);
+        }
+        match parts.pop() {
+            Some(only) if parts.is_empty() => Ok(only),
+            last => UnionExec::try_new(parts.into_iter().chain(last).collect()),
+        }
     }
 
     /// Inexact throughout: whatever the source makes of a filter, it is applied again to what comes back.

@@ -127,7 +127,7 @@ pub(crate) fn batches(rows: &[LoggedEvent]) -> Vec<RecordBatch> {
 
 pub(crate) fn snapshot(cold: &[LoggedEvent], hot: &[LoggedEvent]) -> EventSnapshot {
     let cold = MemTable::try_new(EVENTS_SCHEMA.clone(), vec![batches(cold)]).unwrap();
-    EventSnapshot { cold: Arc::new(cold), hot: batches(hot), version: Some(1) }
+    EventSnapshot { cold: Arc::new(cold), hot: batches(hot), spilled: Vec::new(), version: Some(1) }
 }
 
 pub(crate) fn limits() -> EngineLimits {

@@ -1,8 +1,10 @@
 //! `sendlake lake …`: the lake's tables, looked at and kept in shape. The lease lies in the lake itself, so a command
 //! and a server, or several, never do the same work twice.
 
+mod erase;
 mod rollup;
 mod status;
+mod verify;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,6 +46,10 @@ pub(crate) enum LakeCommand {
         #[command(flatten)]
         how: HowArgs,
     },
+    /// Prove that outbox, log and files agree, and that no event is there twice; or that an address is nowhere.
+    Verify(verify::VerifyArgs),
+    /// Erase a recipient, or a whole tenant, from lake, spool and lists; prints the receipt.
+    Erase(erase::EraseArgs),
 }
 
 #[derive(Args, Debug)]
@@ -66,6 +72,8 @@ pub(crate) async fn run(config: &Config, command: LakeCommand) -> CommandResult 
         LakeCommand::Compact { day, how } => compact(config, day.as_deref(), &how).await,
         LakeCommand::Rollup(args) => rollup::run(config, args).await,
         LakeCommand::Vacuum { how } => vacuum(config, &how).await,
+        LakeCommand::Verify(args) => verify::run(config, args).await,
+        LakeCommand::Erase(args) => erase::run(config, args).await,
     }
 }
 
@@ -126,13 +134,15 @@ async fn ended(
 async fn open(config: &Config) -> Result<Maintainer, Failure> {
     let store = open_store(&config.lake_place(), &config.storage.options).map_err(anyhow::Error::from)?;
     let events = EventsTable::open_existing(&store).await.map_err(|error| failure(error.into()))?;
-    let Some(events) = events else {
-        return Err(Failure::Missing(format!(
-            "there is no lake at {}; is its volume mounted, or is storage.lake_url wrong?",
-            config.lake_place()
-        )));
-    };
+    let events = events.ok_or_else(|| missing(config))?;
     Ok(stores::maintainer(config, Arc::new(events))?)
+}
+
+fn missing(config: &Config) -> Failure {
+    Failure::Missing(format!(
+        "there is no lake at {}; is its volume mounted, or is storage.lake_url wrong?",
+        config.lake_place()
+    ))
 }
 
 pub(crate) async fn take_lease(

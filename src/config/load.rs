@@ -204,6 +204,7 @@ fn check(config: &Config) -> Result<(), (String, String)> {
         ("sql.rows_max", config.sql.rows_max),
         ("sql.concurrent_max", config.sql.concurrent_max),
         ("lake.commit_rows_max", config.lake.commit_rows_max),
+        ("lake.spill_rows", usize::try_from(config.lake.spill_rows).unwrap_or(usize::MAX)),
         ("maintenance.interval_s", config.maintenance.interval_s as usize),
     ] {
         if value == 0 {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::stores;
 
 /// How long a lease lasts without a sign of life; a holder renews it long before.
-pub(crate) const LEASE_MS: i64 = 120_000;
+pub(crate) const LEASE_MS: i64 = 30_000;
 /// The longest wait before the first round after a start.
 const FIRST_AFTER: Duration = Duration::from_secs(30);
 

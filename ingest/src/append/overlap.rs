@@ -11,18 +11,17 @@ use deltalake::datafusion::prelude::{SessionContext, col, lit};
 use uuid::Uuid;
 
 use super::{lsns, text};
-use crate::event::LoggedEvent;
 use crate::table::{EventsTable, LakeError, Pinned};
 
 impl EventsTable {
-    /// Up to which LSN the newest version holds the same events as `rows`, some of one spool's. At least the LSN
-    /// before the first of them, at most what the lake has committed.
+    /// Up to which LSN the newest version holds the same events as `ours`, some of one spool's by number. At least
+    /// the LSN before the first of them; those above what the lake has committed are left out.
     ///
-    /// Events that the lake holds no more (erased, expired) count as the same when a later one is.
-    pub async fn shared_lsn(&self, incarnation: Uuid, rows: &[LoggedEvent]) -> Result<u64, LakeError> {
+    /// Events that the lake holds no more (erased, expired) count as the same.
+    pub async fn shared_lsn(&self, incarnation: Uuid, ours: Vec<(u64, Uuid)>) -> Result<u64, LakeError> {
         let pinned = self.pin(Some(incarnation)).await?;
-        let ours = rows.iter().map(|row| (row.lsn, row.event.event_id.to_string()));
-        let ours = ours.filter(|(lsn, _)| *lsn <= pinned.committed_lsn).collect();
+        let ours = ours.into_iter().filter(|(lsn, _)| *lsn <= pinned.committed_lsn);
+        let ours = ours.map(|(lsn, event_id)| (lsn, event_id.to_string())).collect();
         self.agreement(&pinned, incarnation, ours).await
     }
 

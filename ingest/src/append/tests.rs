@@ -8,7 +8,7 @@ use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 
-use crate::event::{Event, EventType};
+use crate::event::{Event, EventType, to_batch};
 use crate::store::{LakeStore, open_store};
 use crate::testing::{FlakyStore, NOON, event, events, lake, lsns};
 
@@ -165,8 +165,23 @@ async fn another_copy_of_the_spool_is_told_from_a_lost_answer() {
         assert!(matches!(error, LakeError::Forked { shared_lsn: 5, committed_lsn: 9, .. }), "{error}");
         assert!(error.to_string().contains("only one copy"), "{error}");
     }
-    assert_eq!(table.shared_lsn(SPOOL, &copy(2)).await.unwrap(), 5);
-    assert_eq!(table.shared_lsn(SPOOL, &copy(1)).await.unwrap(), 9);
+    let ids = |rows: Vec<LoggedEvent>| rows.iter().map(|row| (row.lsn, row.event.event_id)).collect();
+    assert_eq!(table.shared_lsn(SPOOL, ids(copy(2))).await.unwrap(), 5);
+    assert_eq!(table.shared_lsn(SPOOL, ids(copy(1))).await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn a_log_that_begins_above_one_accounts_for_the_numbers_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = EventsTable::open(&lake(&dir)).await.unwrap();
+    table.append(SPOOL, events(SPOOL, 101..=110)).await.unwrap();
+    table.append(SPOOL, events(SPOOL, 111..=120)).await.unwrap();
+    let pinned = table.pin(Some(SPOOL)).await.unwrap();
+    let state = pinned.table.snapshot().unwrap();
+    let removed =
+        state.transaction_version(table.log_store.as_ref(), format!("removed:{SPOOL}")).await.unwrap();
+    let rows = lsns(&pinned.table, SPOOL).await.len() as u64;
+    assert_eq!(rows + removed.unwrap().unsigned_abs(), pinned.committed_lsn);
 }
 
 #[tokio::test]

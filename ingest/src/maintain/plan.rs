@@ -136,6 +136,7 @@ mod tests {
             rows: Some(1),
             modified_at_ms: NOON.as_millis() - 3_600_000,
             partition: [(PARTITION_COLUMN.to_owned(), Some(day.to_owned()))].into(),
+            sha256: None,
         }
     }
 

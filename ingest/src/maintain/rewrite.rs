@@ -44,11 +44,10 @@ pub use super::commit::{REMOVED_TXN, REWRITE_TXN};
 use super::lease::Lease;
 pub use super::source::DataFile;
 use super::source::{self, Columns, SourceFault};
-use crate::table::layout::{self, PARTITION_COLUMN};
+use crate::table::digest::Digests;
+use crate::table::layout::{self, PARTITION_COLUMN, SORT_COLUMNS};
 use crate::table::{EventsTable, LakeError, Pinned, failed};
 
-/// How rows lie in every file that a rewrite makes.
-const ORDER: [&str; 5] = ["tenant_id", "message_id", "recorded_at", "incarnation", "lsn"];
 /// Rows per step. Small, since a row is wide and the sort holds several batches of each spilled run.
 const BATCH_ROWS: usize = 2_048;
 /// What the sort keeps free for merging its runs.
@@ -180,8 +179,10 @@ impl EventsTable {
             stats.stats_columns,
         );
         let store = self.log_store.object_store(None);
+        let digests = Digests::default();
         Ok(DayWriter {
-            writer: DeltaWriter::new(Arc::clone(&store), config),
+            writer: DeltaWriter::new(digests.watch(Arc::clone(&store)), config),
+            digests,
             rows: source::read(store, files.clone(), Arc::clone(&schema), Columns::All, BATCH_ROWS),
             files,
             schema,
@@ -210,6 +211,7 @@ impl Rewritten {
 /// One day's files on their way to new ones.
 struct DayWriter {
     writer: DeltaWriter,
+    digests: Digests,
     rows: BoxStream<'static, Result<RecordBatch, SourceFault>>,
     files: Vec<DataFile>,
     schema: SchemaRef,
@@ -231,7 +233,7 @@ struct Tally {
 
 impl DayWriter {
     async fn run(self, stop: CancellationToken) -> Result<(Vec<Add>, Tally), MaintainError> {
-        let Self { mut writer, rows, files, schema, edit, context, table } = self;
+        let Self { mut writer, digests, rows, files, schema, edit, context, table } = self;
         let tally = Arc::new(Mutex::new(Tally {
             files: files.len(),
             bytes: files.iter().map(|file| file.bytes).sum(),
@@ -266,7 +268,8 @@ impl DayWriter {
             let _ = writer.abort().await;
             return Err(error);
         }
-        let adds = writer.close().await.map_err(|error| unwritten(&table, error))?;
+        let mut adds = writer.close().await.map_err(|error| unwritten(&table, error))?;
+        digests.tag(&mut adds);
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
         tally.written = written;
         Ok((adds, tally))
@@ -367,8 +370,8 @@ fn sorted(
 ) -> Result<SendableRecordBatchStream, MaintainError> {
     let schema = input.schema();
     let options = SortOptions { descending: false, nulls_first: true };
-    let mut order = Vec::with_capacity(ORDER.len());
-    for name in ORDER {
+    let mut order = Vec::with_capacity(SORT_COLUMNS.len());
+    for name in SORT_COLUMNS {
         let index = schema.index_of(name).map_err(|error| MaintainError::Sort(error.to_string()))?;
         order.push(PhysicalSortExpr::new(Arc::new(Column::new(name, index)), options));
     }

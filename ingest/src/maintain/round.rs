@@ -14,6 +14,7 @@ use super::plan::{PlanSettings, day_text, plan};
 use super::reader::{ReaderPosition, registered, tables};
 use super::retention::Expired;
 use super::rewrite::RewriteSettings;
+use super::status::{LakeReport, report};
 use super::vacuum::{survey, vacuum};
 use crate::store::LakeStore;
 use crate::table::{EventsTable, log_store};
@@ -230,7 +231,12 @@ impl Maintainer {
         Ok(readers)
     }
 
-    /// What a round would do now. Needs no lease, and changes nothing.
+    /// What the lake looks like; see [`report`].
+    pub async fn status(&self, now: Timestamp) -> Result<LakeReport, MaintainError> {
+        report(&self.store, &self.settings, now).await
+    }
+
+    /// What a round would join now. Needs no lease, and changes nothing.
     pub async fn outlook(&self, now: Timestamp) -> Result<Vec<Step>, MaintainError> {
         let pinned = self.events.pin(None).await?;
         let files = self.events.files(&pinned)?;

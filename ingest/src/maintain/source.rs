@@ -22,6 +22,9 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use crate::table::digest::{self, SHA256_TAG};
+use crate::table::layout::PARTITION_COLUMN;
+
 /// Files up to this size are fetched whole: one request instead of several.
 const WHOLE_BYTES_MAX: u64 = 8 << 20;
 /// So many files are opened ahead of the one that is read.
@@ -41,11 +44,16 @@ pub struct DataFile {
     pub modified_at_ms: i64,
     /// Values of the partition columns, as text.
     pub partition: HashMap<String, Option<String>>,
+    /// Of its bytes as they were written; `None` for files of writers that do not say.
+    pub sha256: Option<String>,
 }
 
 impl DataFile {
     pub(crate) fn of(view: &LogicalFileView) -> Self {
+        #[expect(deprecated, reason = "the one way to an action's tags")]
+        let tags = view.add_action().tags;
         Self {
+            sha256: tags.and_then(|tags| tags.get(SHA256_TAG).cloned()).flatten(),
             path: view.path().into_owned(),
             bytes: u64::try_from(view.size()).unwrap_or(0),
             rows: view.num_records().map(|rows| rows as u64),
@@ -56,7 +64,7 @@ impl DataFile {
 
     /// The UTC day that all its rows are of, `2026-01-31`; empty for a file without one.
     pub fn day(&self) -> &str {
-        self.partition.get(crate::table::layout::PARTITION_COLUMN).and_then(Option::as_deref).unwrap_or("")
+        self.partition.get(PARTITION_COLUMN).and_then(Option::as_deref).unwrap_or("")
     }
 }
 
@@ -106,7 +114,7 @@ async fn open(
         let path = file.path.clone();
         move |reason: String| SourceFault { path: path.clone(), reason }
     };
-    let reader = FileReader::open(store, &file).await.map_err(&fault)?;
+    let reader = FileReader::open(store, &file, columns).await.map_err(&fault)?;
     let builder =
         ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| fault(error.to_string()))?;
     let in_file = builder.metadata().file_metadata().num_rows();
@@ -173,9 +181,14 @@ struct FileReader {
 }
 
 impl FileReader {
-    async fn open(store: Arc<dyn ObjectStore>, file: &DataFile) -> Result<Self, String> {
+    async fn open(store: Arc<dyn ObjectStore>, file: &DataFile, columns: Columns) -> Result<Self, String> {
         let path = Path::parse(&file.path).map_err(|error| error.to_string())?;
         if file.bytes > WHOLE_BYTES_MAX {
+            // Read twice: a flipped bit that is rewritten would get a good digest, and nobody would ever know.
+            if let (Some(expected), Columns::All) = (&file.sha256, columns) {
+                let digest = digest::sha256_of(&store, &path).await.map_err(|error| error.to_string())?;
+                check_digest(&digest, expected)?;
+            }
             return Ok(Self { store, path, bytes: file.bytes, whole: None });
         }
         let whole =
@@ -183,8 +196,18 @@ impl FileReader {
         if whole.len() as u64 != file.bytes {
             return Err(format!("it has {} bytes where the log says {}", whole.len(), file.bytes));
         }
+        if let Some(expected) = &file.sha256 {
+            check_digest(&digest::sha256(&whole), expected)?;
+        }
         Ok(Self { store, path, bytes: file.bytes, whole: Some(whole) })
     }
+}
+
+fn check_digest(digest: &str, expected: &str) -> Result<(), String> {
+    if digest == expected {
+        return Ok(());
+    }
+    Err(format!("its bytes have changed since they were written: their SHA-256 is not {expected}"))
 }
 
 impl AsyncFileReader for FileReader {

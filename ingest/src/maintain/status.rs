@@ -2,6 +2,7 @@
 //! are read, no data.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sendlake_control::clock::Timestamp;
 use serde::Serialize;
@@ -11,10 +12,11 @@ use super::MaintainError;
 use super::lease::{Lease, LeaseRecord};
 use super::log::{LogListing, newest_state, transactions};
 use super::plan::is_small;
-use super::reader::tables;
+use super::reader::{registered, tables};
 use super::rewrite::{DataFile, REMOVED_TXN};
-use super::round::{Maintainer, Step};
+use super::round::{Maintainer, MaintenanceSettings, Step};
 use super::vacuum::survey;
+use crate::store::LakeStore;
 use crate::table::{EventsTable, failed, log_store, version};
 
 /// One lake, as of one moment.
@@ -80,77 +82,92 @@ pub struct ReaderReport {
     pub behind: u64,
 }
 
-impl Maintainer {
-    /// Looks at everything. A table that cannot be read is reported with its problem, beside the others.
-    pub async fn status(&self, now: Timestamp) -> Result<LakeReport, MaintainError> {
-        let mut reports = Vec::new();
-        for name in tables(&self.store).await? {
-            reports.push(match self.table_report(&name, now).await {
-                Ok(report) => report,
-                Err(error) => {
-                    TableReport { table: name, problem: Some(error.to_string()), ..TableReport::default() }
-                }
+/// Looks at everything. A table that cannot be read is reported with its problem, beside the others. Needs no
+/// lease, and changes nothing.
+pub async fn report(
+    store: &LakeStore,
+    settings: &MaintenanceSettings,
+    now: Timestamp,
+) -> Result<LakeReport, MaintainError> {
+    let mut reports = Vec::new();
+    for name in tables(store).await? {
+        reports.push(match table_report(store, settings, &name, now).await {
+            Ok(report) => report,
+            Err(error) => {
+                TableReport { table: name, problem: Some(error.to_string()), ..TableReport::default() }
+            }
+        });
+    }
+    let known = transactions(&log_store(store, EventsTable::NAME)?).await.unwrap_or_default();
+    let spools = spools(&known);
+    let mut readers = Vec::new();
+    for reader in registered(store).await.unwrap_or_default() {
+        for spool in &spools {
+            let lsn = reader.lsn.get(&spool.incarnation).copied().unwrap_or(0);
+            readers.push(ReaderReport {
+                reader: reader.reader.clone(),
+                incarnation: spool.incarnation,
+                lsn,
+                behind: spool.committed_lsn.saturating_sub(lsn),
             });
         }
-        let known = transactions(&log_store(&self.store, EventsTable::NAME)?).await.unwrap_or_default();
-        let spools = spools(&known);
-        let mut readers = Vec::new();
-        for reader in super::reader::registered(&self.store).await.unwrap_or_default() {
-            for spool in &spools {
-                let lsn = reader.lsn.get(&spool.incarnation).copied().unwrap_or(0);
-                readers.push(ReaderReport {
-                    reader: reader.reader.clone(),
-                    incarnation: spool.incarnation,
-                    lsn,
-                    behind: spool.committed_lsn.saturating_sub(lsn),
-                });
-            }
-        }
-        let lease = Lease::newest(&self.store).await?;
-        let lease_held = lease.as_ref().is_some_and(|lease| lease.holds_at(now));
-        let next = self.outlook(now).await.unwrap_or_default();
-        let url = self.store.url.to_string();
-        Ok(LakeReport { url, as_of: now, tables: reports, spools, readers, lease, lease_held, next })
     }
+    let lease = Lease::newest(store).await?;
+    let lease_held = lease.as_ref().is_some_and(|lease| lease.holds_at(now));
+    let next = match EventsTable::open_existing(store).await {
+        Ok(Some(events)) => {
+            let (store, settings) = (store.clone(), settings.clone());
+            Maintainer { store, events: Arc::new(events), settings }.outlook(now).await?
+        }
+        // What is wrong with it stands with the table.
+        _ => Vec::new(),
+    };
+    let url = store.url.to_string();
+    Ok(LakeReport { url, as_of: now, tables: reports, spools, readers, lease, lease_held, next })
+}
 
-    async fn table_report(&self, name: &str, now: Timestamp) -> Result<TableReport, MaintainError> {
-        let log = log_store(&self.store, name)?;
-        let listing = LogListing::of(&log).await?;
-        let mut report = TableReport {
-            table: name.to_owned(),
-            version: listing.newest().unwrap_or(0),
-            log_entries: listing.commits.len() as u64,
-            ..TableReport::default()
-        };
-        (report.checkpoint_version, report.checkpoint_at) = listing.last_checkpoint().unzip();
-        (report.oldest_entry, report.oldest_entry_at) = listing.oldest_entry().unzip();
-        if let Err(error) = listing.check(&log) {
-            report.problem = Some(error.to_string());
-            return Ok(report);
-        }
-        let table = newest_state(&log).await?;
-        let state = table.snapshot().map_err(failed(log.root_url().clone(), "read the state of"))?;
-        report.version = version(&table);
-        for view in state.log_data().into_iter() {
-            let file = DataFile::of(&view);
-            report.files += 1;
-            report.bytes += file.bytes;
-            report.rows += file.rows.unwrap_or(0);
-            report.small_files += u64::from(is_small(&file, &self.settings.plan));
-            let day = Some(file.day().to_owned()).filter(|day| !day.is_empty());
-            report.last_day = report.last_day.max(day.clone());
-            report.first_day = match (report.first_day, day) {
-                (Some(first), Some(day)) => Some(first.min(day)),
-                (first, day) => first.or(day),
-            };
-        }
-        let found = survey(&log, now, self.settings.vacuum_grace_ms).await?;
-        report.unnamed_files = (found.files.len() + found.stages.len()) as u64;
-        report.unnamed_bytes = found.bytes;
-        report.young_files = found.young as u64;
-        report.foreign_files = found.foreign;
-        Ok(report)
+async fn table_report(
+    store: &LakeStore,
+    settings: &MaintenanceSettings,
+    name: &str,
+    now: Timestamp,
+) -> Result<TableReport, MaintainError> {
+    let log = log_store(store, name)?;
+    let listing = LogListing::of(&log).await?;
+    let mut report = TableReport {
+        table: name.to_owned(),
+        version: listing.newest().unwrap_or(0),
+        log_entries: listing.commits.len() as u64,
+        ..TableReport::default()
+    };
+    (report.checkpoint_version, report.checkpoint_at) = listing.last_checkpoint().unzip();
+    (report.oldest_entry, report.oldest_entry_at) = listing.oldest_entry().unzip();
+    if let Err(error) = listing.check(&log) {
+        report.problem = Some(error.to_string());
+        return Ok(report);
     }
+    let table = newest_state(&log).await?;
+    let state = table.snapshot().map_err(failed(log.root_url().clone(), "read the state of"))?;
+    report.version = version(&table);
+    for view in state.log_data().into_iter() {
+        let file = DataFile::of(&view);
+        report.files += 1;
+        report.bytes += file.bytes;
+        report.rows += file.rows.unwrap_or(0);
+        report.small_files += u64::from(is_small(&file, &settings.plan));
+        let day = Some(file.day().to_owned()).filter(|day| !day.is_empty());
+        report.last_day = report.last_day.max(day.clone());
+        report.first_day = match (report.first_day, day) {
+            (Some(first), Some(day)) => Some(first.min(day)),
+            (first, day) => first.or(day),
+        };
+    }
+    let found = survey(&log, now, settings.vacuum_grace_ms).await?;
+    report.unnamed_files = (found.files.len() + found.stages.len()) as u64;
+    report.unnamed_bytes = found.bytes;
+    report.young_files = found.young as u64;
+    report.foreign_files = found.foreign;
+    Ok(report)
 }
 
 fn spools(known: &BTreeMap<String, i64>) -> Vec<SpoolReport> {

@@ -171,7 +171,7 @@ async fn remove(log_store: &LogStoreRef, paths: &[String]) -> Result<(), Maintai
 }
 
 /// Files named `…#1` that local storage stages, of writers that died.
-fn stages(log_store: &LogStoreRef, cutoff: Timestamp) -> Vec<PathBuf> {
+pub(crate) fn stages(log_store: &LogStoreRef, cutoff: Timestamp) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = log_store.root_url().to_file_path().into_iter().collect();
     while let Some(folder) = folders.pop() {

@@ -57,11 +57,18 @@ pub static QUOTAS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// What the log keeps minima and maxima of. Not of `reason` and `inputs`: text that may name somebody would outlive
+/// its row there.
+const INDEXED: &[&str] = &["tenant_id", "stream", "window_s", "limit_messages", "as_of", "valid_until"];
+
 /// The published limits in the lake.
 pub struct QuotasTable {
     log_store: LogStoreRef,
     url: Url,
-    latest: Mutex<DeltaTable>,
+    /// Whether it may be made, and given columns.
+    for_writing: bool,
+    /// `None` until the table was opened, or made, by its first use.
+    latest: Mutex<Option<DeltaTable>>,
     /// Publications of one process take turns; those of several meet in Delta's log.
     publishing: Mutex<()>,
 }
@@ -72,32 +79,45 @@ impl QuotasTable {
 
     /// Opens the table, making it when it is not there and adding columns that it lacks. Safe to call from several processes at once.
     pub async fn open(store: &LakeStore) -> Result<Self, LakeError> {
-        let log_store = log_store(store, Self::NAME)?;
-        if !exists(&log_store).await? {
-            match create(&log_store).await {
-                Ok(_) => tracing::info!(table = %log_store.root_url(), "made the quotas table"),
-                // Somebody else may have been first; then theirs is the table.
-                Err(_) if exists(&log_store).await? => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let table = Self::load_table(log_store).await?;
-        complete_columns(&table.log_store, &mut *table.latest.lock().await, &QUOTAS_SCHEMA).await?;
+        let table = Self::lazy(store)?;
+        table.pin().await?;
         Ok(table)
+    }
+
+    /// The table without a request: it is opened, or made when it is not there, by its first use.
+    pub fn lazy(store: &LakeStore) -> Result<Self, LakeError> {
+        let log_store = log_store(store, Self::NAME)?;
+        let url = log_store.root_url().clone();
+        let latest = Mutex::new(None);
+        Ok(Self { log_store, url, for_writing: true, latest, publishing: Mutex::new(()) })
     }
 
     /// Opens the table if it is there, for whoever only reads.
     pub async fn open_existing(store: &LakeStore) -> Result<Option<Self>, LakeError> {
-        let log_store = log_store(store, Self::NAME)?;
-        if exists(&log_store).await? { Self::load_table(log_store).await.map(Some) } else { Ok(None) }
+        let table = Self { for_writing: false, ..Self::lazy(store)? };
+        if !exists(&table.log_store).await? {
+            return Ok(None);
+        }
+        table.pin().await?;
+        Ok(Some(table))
     }
 
-    async fn load_table(log_store: LogStoreRef) -> Result<Self, LakeError> {
-        let url = log_store.root_url().clone();
-        let mut table = DeltaTable::new(Arc::clone(&log_store));
+    async fn load_table(&self) -> Result<DeltaTable, LakeError> {
+        if self.for_writing && !exists(&self.log_store).await? {
+            match create(&self.log_store).await {
+                Ok(_) => tracing::info!(table = %self.url, "made the quotas table"),
+                // Somebody else may have been first; then theirs is the table.
+                Err(_) if exists(&self.log_store).await? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         load_table(&mut table).await?;
-        check_columns(&url, &table, &QUOTAS_SCHEMA)?;
-        Ok(Self { log_store, url, latest: Mutex::new(table), publishing: Mutex::new(()) })
+        check_columns(&self.url, &table, &QUOTAS_SCHEMA)?;
+        if self.for_writing {
+            complete_columns(&self.log_store, &mut table, &QUOTAS_SCHEMA).await?;
+        }
+        Ok(table)
     }
 
     /// Where the table lies; every Delta reader can open it there.
@@ -108,19 +128,33 @@ impl QuotasTable {
     /// The table at its newest version, for queries.
     pub async fn pin(&self) -> Result<DeltaTable, LakeError> {
         let mut latest = self.latest.lock().await;
-        latest.update_state().await.map_err(self.failed("refresh"))?;
-        Ok(latest.clone())
+        match latest.as_mut() {
+            None => Ok(latest.insert(self.load_table().await?).clone()),
+            Some(table) => {
+                table.update_state().await.map_err(self.failed("refresh"))?;
+                Ok(table.clone())
+            }
+        }
     }
 
     /// Whether there is a version above `known`. Costs one request for a log entry that mostly is not there.
     pub async fn is_newer_than(&self, known: u64) -> Result<bool, LakeError> {
+        // Entries behind the newest version may be gone from the log: what was seen already counts first.
+        let seen = self.latest.lock().await.as_ref().map(version);
+        let seen = match seen {
+            Some(seen) => seen,
+            None => version(&self.pin().await?),
+        };
+        if seen > known {
+            return Ok(true);
+        }
         let next = self.log_store.read_commit_entry(known.saturating_add(1)).await;
         Ok(next.map_err(self.failed("look for a new version of"))?.is_some())
     }
 
     /// The newest publication's version; `None` when nothing was published yet. Cheap while nothing is new.
     pub async fn latest_version(&self) -> Result<Option<u64>, LakeError> {
-        let known = version(&*self.latest.lock().await);
+        let known = self.latest.lock().await.as_ref().map_or(0, version);
         let newest = if self.is_newer_than(known).await? { version(&self.pin().await?) } else { known };
         Ok(Some(newest).filter(|version| *version > 0))
     }
@@ -189,7 +223,7 @@ impl QuotasTable {
             None,
             None,
             stats.num_indexed_cols,
-            stats.stats_columns,
+            Some(INDEXED.iter().map(|name| (*name).to_owned()).collect()),
         );
         let mut writer = DeltaWriter::new(self.log_store.object_store(None), config);
         writer.write(&to_batch(rows)?).await.map_err(self.failed("write a file of"))?;

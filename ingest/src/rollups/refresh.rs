@@ -108,6 +108,7 @@ impl Rollups {
             rows: None,
             modified_at_ms: 0,
             partition: Default::default(),
+            sha256: None,
         });
         let store = events.log_store.object_store(None);
         let mut rows = source::read(store, files.collect(), SOURCE_SCHEMA.clone(), Columns::Some, BATCH_ROWS);

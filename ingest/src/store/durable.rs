@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -91,6 +92,8 @@ impl fmt::Display for DurableLocal {
 struct Stage {
     file: Arc<File>,
     path: PathBuf,
+    /// Its name is gone, and may be another writer's stage by now.
+    renamed: AtomicBool,
 }
 
 impl Stage {
@@ -101,7 +104,7 @@ impl Stage {
             name.push(format!("#{attempt}"));
             let path = PathBuf::from(name);
             match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Self { file: Arc::new(file), path }),
+                Ok(file) => return Ok(Self { file: Arc::new(file), path, renamed: AtomicBool::new(false) }),
                 // Somebody else's stage, or one that a crash left behind.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => attempt += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -118,7 +121,9 @@ impl Stage {
     fn publish(&self, target: &FsPath, exclusive: bool) -> Result<()> {
         self.file.sync_all().map_err(|error| io_failure("sync", target, error))?;
         if !exclusive {
-            return std::fs::rename(&self.path, target).map_err(|error| io_failure("rename", target, error));
+            std::fs::rename(&self.path, target).map_err(|error| io_failure("rename", target, error))?;
+            self.renamed.store(true, Ordering::Relaxed);
+            return Ok(());
         }
         std::fs::hard_link(&self.path, target).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => {
@@ -131,13 +136,15 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Absent after a rename; after a link the content keeps its other name.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.renamed.load(Ordering::Relaxed) {
+            // After a link the content keeps its other name.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 /// Makes a folder and those above it, and syncs every folder that gained an entry.
-pub(crate) fn create_dir(path: &FsPath) -> io::Result<()> {
+pub fn create_dir(path: &FsPath) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -165,7 +172,8 @@ pub(crate) fn sync_logs(lake: &FsPath) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_dir(path: &FsPath) -> io::Result<()> {
+/// Makes the names in a folder last.
+pub fn sync_dir(path: &FsPath) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use deltalake::kernel::Add;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
@@ -52,6 +53,16 @@ pub fn sha256(bytes: &[u8]) -> String {
     let mut context = Context::new(&SHA256);
     context.update(bytes);
     hex(context)
+}
+
+/// The digest of an object in a store, read in pieces.
+pub async fn sha256_of(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<String> {
+    let mut context = Context::new(&SHA256);
+    let mut pieces = store.get(path).await?.into_stream();
+    while let Some(piece) = pieces.try_next().await? {
+        context.update(&piece);
+    }
+    Ok(hex(context))
 }
 
 fn hex(context: Context) -> String {

@@ -56,8 +56,7 @@ fn missing(url: &Url, table: &DeltaTable, schema: &Schema) -> Result<Vec<StructF
     let theirs = table.snapshot().map_err(failed(url.clone(), "read the schema of"))?.schema();
     let refused = |column: &StructField, found: String| LakeError::Column {
         table: url.clone(),
-        column: column.name().to_owned(),
-        found,
+        what: format!("{:?}: {found}", column.name()),
     };
     let mut missing = Vec::new();
     for field in ours.fields() {

@@ -68,8 +68,7 @@ impl Named {
             // Decoding takes long enough to hold up the runtime's own threads.
             Ok(read) => {
                 tokio::task::spawn_blocking(move || named.judge(read, &place)).await.unwrap_or_else(|ended| {
-                    let finding =
-                        self.damaged(&self.path.to_string(), &format!("decoding it failed: {ended}"));
+                    let finding = self.damaged(self.path.as_ref(), &format!("decoding it failed: {ended}"));
                     Seen { findings: vec![finding], ..Seen::default() }
                 })
             }

@@ -247,6 +247,16 @@ fn text_field(batch: &RecordBatch, action: &str, field: &str) -> Vec<String> {
 }
 
 /// Every object of a table's folder, its log among them.
-pub(super) async fn objects(log_store: &LogStoreRef) -> Result<Vec<ObjectMeta>, object_store::Error> {
+pub(crate) async fn objects(log_store: &LogStoreRef) -> Result<Vec<ObjectMeta>, object_store::Error> {
     log_store.object_store(None).list(None).try_collect().await
+}
+
+/// Files of a table that its log says were replaced: whoever named them is through with them.
+pub(crate) async fn replaced(
+    log_store: &LogStoreRef,
+    objects: &[ObjectMeta],
+    version: u64,
+) -> HashSet<String> {
+    let mut ignored = Vec::new();
+    LogFolder::of(objects).read(log_store, version, Depth::Whole, &mut ignored).await.replaced
 }

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::finding::Finding;
 use super::ledger::Ledger;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, OutboxError};
+use crate::spill::SpillError;
 
 /// Rows read in one go.
 const PAGE_ROWS: usize = 20_000;
@@ -37,13 +38,22 @@ impl Waiting {
                 rows.extend(page.iter().map(|row| (row.lsn, row.event.event_id)));
                 match page.last() {
                     Some(last) if page.len() == PAGE_ROWS => after_lsn = last.lsn,
-                    _ => return Ok((last_lsn, rows)),
+                    _ => break,
                 }
             }
+            // Files after rows: what left the store in between is in a file by now.
+            if let Some(spill) = reader.spill() {
+                let told = |error: SpillError| OutboxError(error.to_string());
+                let own = reader.incarnation();
+                for file in spill.files().map_err(told)?.iter().filter(|file| file.incarnation == own) {
+                    rows.extend(file.event_ids().map_err(told)?);
+                }
+            }
+            Ok((last_lsn, rows))
         });
         // A store whose pages are torn may fail in ways that its library does not tell as an error.
         let read = match read.await {
-            Ok(read) => read.map_err(|error: crate::outbox::OutboxError| error.to_string()),
+            Ok(read) => read.map_err(|error: OutboxError| error.to_string()),
             Err(ended) => Err(format!("its store is damaged ({ended})")),
         };
         match read {
@@ -116,7 +126,7 @@ impl Waiting {
 }
 
 /// The outbox's store failed.
-pub(super) fn unreadable(problem: &str) -> Finding {
+pub fn unreadable(problem: &str) -> Finding {
     Finding::error(
         "spool",
         "outbox",

@@ -29,7 +29,7 @@ const COMMIT_SECS_MAX: i64 = 3_600;
 
 /// Names of the tables below the lake's folder. Folders that start with `_` hold leases and receipts; anything else
 /// is told.
-pub(super) async fn names(
+pub(crate) async fn names(
     store: &LakeStore,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<String>, object_store::Error> {

@@ -265,3 +265,15 @@ async fn a_lake_that_is_not_there_is_told() {
     let outbox = MemoryOutbox::new(SPOOL);
     says(&verify(&dir, &outbox, Depth::Quick).await, &["no events table", "storage.lake_url"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_begins_above_one_balances_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = EventsTable::open(&lake(&dir)).await.unwrap();
+    table.append(SPOOL, events(SPOOL, 31..=50)).await.unwrap();
+    table.append(SPOOL, events(SPOOL, 51..=60)).await.unwrap();
+    let outbox = MemoryOutbox::starting_after(SPOOL, 60);
+    let report = verify(&dir, &outbox, Depth::Whole).await;
+    assert_eq!(told(&report), Vec::<String>::new());
+    assert_eq!((report.spools[0].rows, report.spools[0].removed), (Some(30), 30));
+}

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use deltalake::{DeltaTable, ensure_table_uri};
 use sendlake_ingest::event::to_batch;
+use sendlake_ingest::read::Spilled;
+use sendlake_ingest::spill::Spill;
 
 use crate::engine::QueryEngine;
 use crate::scope::Scope;
@@ -21,7 +23,8 @@ const LINES: &str = r#"
 {"type":"accepted","at":"2026-02-01T00:00:04Z","tenant_id":"bolt","message_id":"b3","seq":1,"recipient":"secret@bolt.example","reply_code":0,"size_bytes":90000}
 "#;
 
-/// Three commits (one file with one tenant, the others mixed, two partitions) and two hot rows.
+/// Three commits (one file with one tenant, the others mixed, two partitions), a spilled row (its file also holds one
+/// that is committed) and a hot one.
 async fn lake(folder: &tempfile::TempDir) -> QueryEngine {
     let rows = events(LINES);
     let url = ensure_table_uri(folder.path().to_str().unwrap()).unwrap();
@@ -35,7 +38,10 @@ async fn lake(folder: &tempfile::TempDir) -> QueryEngine {
     }
     let cold = table.table_provider().build().await.unwrap();
     let version = table.version().map(|version| i64::try_from(version).unwrap());
-    engine_over(EventSnapshot { cold: Arc::new(cold), hot: batches(&rows[5..]), version }, limits())
+    let spill = Spill::open(folder.path().join("spill")).unwrap();
+    let files = vec![spill.write(&rows[4..6]).unwrap().unwrap()];
+    let spilled = vec![Spilled { files, above_lsn: rows[4].lsn }];
+    engine_over(EventSnapshot { cold: Arc::new(cold), hot: batches(&rows[6..]), spilled, version }, limits())
 }
 
 #[tokio::test]
@@ -119,4 +125,36 @@ async fn unreadable_lake_is_told_without_its_paths() {
     assert_eq!(told, "error: the events cannot be read at the moment; the server's log says why\n");
     let told = shown(&engine, &Scope::AllTenants, "SELECT recipient FROM events").await;
     assert!(told.starts_with("error: ") && told.contains(".parquet"), "{told}");
+}
+
+#[tokio::test]
+async fn history_of_a_message_reads_no_days_before_it_was_made() {
+    let id = "019c476c-3600-7000-8000-000000000000"; // made on 10 February
+    let lines = format!(
+        r#"
+        {{"type":"accepted","at":"2026-02-08T23:59:59Z","message_id":"old","seq":1,"recipient":"a@x.example"}}
+        {{"type":"accepted","at":"2026-02-09T23:59:59Z","message_id":"{id}","seq":1,"recipient":"b@x.example"}}
+        {{"type":"delivered","at":"2026-02-10T12:00:01Z","message_id":"{id}","seq":2,"recipient":"b@x.example"}}
+        "#
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let url = ensure_table_uri(folder.path().to_str().unwrap()).unwrap();
+    let table = DeltaTable::try_from_url(url).await.unwrap();
+    let table = table
+        .write(vec![to_batch(&events(&lines)).unwrap()])
+        .with_partition_columns(["event_date"])
+        .await
+        .unwrap();
+    // whoever reads the oldest day now fails
+    std::fs::remove_dir_all(folder.path().join("event_date=2026-02-08")).unwrap();
+    let cold = table.table_provider().build().await.unwrap();
+    let snapshot = EventSnapshot { cold: Arc::new(cold), hot: vec![], spilled: vec![], version: None };
+    let engine = engine_over(snapshot, limits());
+    for scope in [Scope::AllTenants, tenant("acme")] {
+        let sql =
+            format!("SELECT recipient, step FROM message_history WHERE message_id = '{id}' ORDER BY step");
+        let found = engine.query(&scope, &sql, limits().query).await.unwrap();
+        assert_eq!(found.num_rows(), 2, "a clock may be a day off");
+        assert!(engine.query(&scope, "SELECT recipient FROM events", limits().query).await.is_err());
+    }
 }

@@ -52,8 +52,9 @@ impl Spool {
         if let Some((free_bytes, floor_bytes)) = self.free_space.shortage(self.ids.now()) {
             return Err(IntakeRefused::FreeSpace { free_bytes, floor_bytes });
         }
-        let rows =
+        let stored =
             self.writer.last_lsn().borrow().saturating_sub(self.outbox_trimmed.load(Ordering::Relaxed));
+        let rows = stored.saturating_add(self.reader.spill().waiting_rows());
         if rows > self.outbox_rows_max {
             return Err(IntakeRefused::OutboxFull { rows, rows_max: self.outbox_rows_max });
         }

@@ -5,9 +5,11 @@
 //! - `writer`: group commit · [`lanes`]: which lanes are due · [`read`]: looking, also beside a server
 //! - [`held`]: mail that limits hold, and when to look at it again · `usage`: first attempts by hour
 //! - [`feedback`]: events logged once, and the suppressions that events call for
+//! - [`erase`]: withdrawing a person's messages, looking for what is left of them
 //! - [`intake`]: accepting · [`work`]: dispatch, outcomes, operators' changes · `outbox`: the lake's side
 
 mod entry;
+pub mod erase;
 pub mod feedback;
 pub mod held;
 pub mod intake;
@@ -29,6 +31,8 @@ use redb::{Builder, ConcurrencyMode, Database};
 use sendlake_control::id::Ids;
 use sendlake_ingest::event::{Event, EventType};
 use sendlake_ingest::outbox::Outbox;
+use sendlake_ingest::spill::{Spill, SpillError};
+use sendlake_ingest::store::durable;
 use uuid::Uuid;
 
 pub use self::entry::{Held, QueueEntry, Sealer};
@@ -71,6 +75,8 @@ pub enum SpoolError {
     Seal(String),
     #[error("the spool has stopped: {0}")]
     Stopped(String),
+    #[error(transparent)]
+    Spill(#[from] SpillError),
 }
 
 macro_rules! store_errors {
@@ -92,7 +98,7 @@ pub struct SpoolSettings {
     pub node_id: String,
     /// Below this much free space new mail is refused; what is queued still goes out.
     pub free_space_floor_bytes: u64,
-    /// Above this many events that have not reached the lake new mail is refused.
+    /// Above this many events that have not reached the lake, spilled ones included, new mail is refused.
     pub outbox_rows_max: u64,
 }
 
@@ -120,13 +126,16 @@ impl Spool {
         ids: Ids,
         on_fatal: OnFatal,
     ) -> Result<Self, SpoolError> {
-        std::fs::create_dir_all(&settings.dir)
-            .map_err(|e| SpoolError::Io(format!("create {}", settings.dir.display()), e))?;
+        let failed = |error| SpoolError::Io(format!("create {}", settings.dir.display()), error);
+        durable::create_dir(&settings.dir).map_err(failed)?;
         let path = store_path(&settings.dir);
         let db = Arc::new(open_database(&path)?);
+        // redb syncs what is in its file, but a new file's name lasts only once its folder was synced.
+        durable::sync_dir(&settings.dir).map_err(failed)?;
         let incarnation = prepare(&db, &ids)?;
         let recovered = put_back(&db, sealer.as_ref(), &ids)?;
-        let reader = SpoolReader::new(db.clone(), sealer.clone(), incarnation, &settings.node_id)?;
+        let spill = Spill::open(spill_dir(&settings.dir))?;
+        let reader = SpoolReader::new(db.clone(), sealer.clone(), incarnation, &settings.node_id, spill)?;
         let last_lsn = reader.last_lsn()?;
         let trimmed = last_lsn.saturating_sub(reader.counts()?.outbox_rows);
         let lanes = Arc::new(Lanes::default());
@@ -151,15 +160,20 @@ impl Spool {
         })
     }
 
-    /// Starts a new log under a new identity, for a store that was restored from a copy older than what the lake
-    /// holds: `committed_lsn` is the lake's last number under the old identity, so every event here is there.
-    pub async fn renew_incarnation(mut self, committed_lsn: u64) -> Result<Self, SpoolError> {
-        let incarnation = self.ids.uuid();
-        self.trim(committed_lsn).await.map_err(|error| SpoolError::Store(error.to_string()))?;
-        self.writer
-            .write(move |tables| tables.set_meta(INCARNATION, incarnation.as_bytes()), |()| ())
-            .await?;
-        self.reader.set_incarnation(incarnation);
+    /// Starts a new log under a new identity. `shared_lsn` is the last number of the old one whose event is
+    /// known to be elsewhere under the old identity, in the lake or in a spilled file: what is at or below it is
+    /// dropped here, what is above goes on under the new identity, spilled files included. Numbers go on too.
+    ///
+    /// For a store that was restored from a copy older than what the lake or the files hold, and for one of two
+    /// copies that ran at the same time.
+    pub async fn renew_incarnation(mut self, shared_lsn: u64) -> Result<Self, SpoolError> {
+        let (old, new) = (self.reader.incarnation(), self.ids.uuid());
+        self.trim(shared_lsn).await.map_err(|error| SpoolError::Store(error.to_string()))?;
+        // Files of the new identity before the store has it are files of another spool, which is what they would
+        // stay after a crash here.
+        self.reader.spill().relabel(old, shared_lsn, new)?;
+        self.writer.write(move |tables| tables.set_meta(INCARNATION, new.as_bytes()), |()| ()).await?;
+        self.reader.set_incarnation(new);
         Ok(self)
     }
 
@@ -179,6 +193,10 @@ impl Spool {
     pub fn recovered(&self) -> usize {
         self.recovered
     }
+}
+
+fn spill_dir(dir: &Path) -> PathBuf {
+    dir.join("spill")
 }
 
 fn store_path(dir: &Path) -> PathBuf {

@@ -6,12 +6,16 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use sendlake_ingest::event::LoggedEvent;
 use sendlake_ingest::outbox::{Outbox, OutboxError};
+use sendlake_ingest::spill::Spill;
 use uuid::Uuid;
 
 use super::entry::decode_event;
 use super::read::{SpoolReader, open_table};
 use super::table::OUTBOX;
 use super::{Spool, SpoolError};
+
+/// Rows dropped in one turn of the writing thread: mail waits no longer than that for its own.
+const TRIM_ROWS_MAX: u64 = 5_000;
 
 impl SpoolReader {
     /// Up to `max_rows` events above `after_lsn`, in order, as of one moment.
@@ -59,17 +63,23 @@ impl Outbox for Spool {
         Some(*self.writer.last_lsn().borrow())
     }
 
+    fn spill(&self) -> Option<&Arc<Spill>> {
+        Some(self.reader().spill())
+    }
+
     async fn trim(&self, through_lsn: u64) -> Result<(), OutboxError> {
-        let trimmed = Arc::clone(&self.outbox_trimmed);
-        self.writer
-            .write(
-                move |tables| tables.trim(through_lsn),
-                move |()| {
-                    trimmed.fetch_max(through_lsn, Ordering::Relaxed);
+        let mut trimmed_lsn = 0;
+        while trimmed_lsn < through_lsn {
+            let trimmed = Arc::clone(&self.outbox_trimmed);
+            let step = self.writer.write(
+                move |tables| tables.trim(through_lsn, TRIM_ROWS_MAX),
+                move |trimmed_lsn| {
+                    trimmed.fetch_max(*trimmed_lsn, Ordering::Relaxed);
                 },
-            )
-            .await
-            .map_err(failed)
+            );
+            trimmed_lsn = step.await.map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -90,6 +100,10 @@ impl Outbox for SpoolReader {
 
     fn last_lsn(&self) -> Option<u64> {
         SpoolReader::last_lsn(self).ok()
+    }
+
+    fn spill(&self) -> Option<&Arc<Spill>> {
+        Some(SpoolReader::spill(self))
     }
 
     async fn trim(&self, _through_lsn: u64) -> Result<(), OutboxError> {

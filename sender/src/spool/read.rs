@@ -6,13 +6,14 @@ use std::sync::Arc;
 use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use redb::{TableDefinition, TableError, Value};
 use sendlake_control::clock::Timestamp;
+use sendlake_ingest::spill::Spill;
 use uuid::Uuid;
 
 use super::entry::{QueueEntry, Sealer, decode_content, decode_entry};
 use super::held::parse_held;
 use super::key::{Lane, QueueKey};
 use super::table::{CONTENT, HELD, IN_FLIGHT, META, OUTBOX, QUEUE};
-use super::{INCARNATION, SpoolError, builder, database_error, open_database, store_path};
+use super::{INCARNATION, SpoolError, builder, database_error, open_database, spill_dir, store_path};
 use crate::submission::Content;
 
 /// Reads one consistent state at a time, each call the latest.
@@ -22,6 +23,7 @@ pub struct SpoolReader {
     sealer: Arc<dyn Sealer>,
     incarnation: Uuid,
     node_id: Arc<str>,
+    spill: Arc<Spill>,
 }
 
 /// How much the spool holds.
@@ -64,8 +66,9 @@ impl SpoolReader {
         sealer: Arc<dyn Sealer>,
         incarnation: Uuid,
         node_id: &str,
+        spill: Spill,
     ) -> Result<Self, SpoolError> {
-        Ok(Self { db, sealer, incarnation, node_id: node_id.into() })
+        Ok(Self { db, sealer, incarnation, node_id: node_id.into(), spill: Arc::new(spill) })
     }
 
     /// Opens the store of `dir` for reading only; a server may be running on it, or have been killed on it.
@@ -81,7 +84,8 @@ impl SpoolReader {
             opened => opened,
         };
         let db = db.map_err(|error| database_error(&path, error))?;
-        let mut reader = Self::new(Arc::new(db), sealer, Uuid::nil(), node_id)?;
+        let spill = Spill::beside(spill_dir(dir));
+        let mut reader = Self::new(Arc::new(db), sealer, Uuid::nil(), node_id, spill)?;
         reader.incarnation = open_table(&reader.begin()?, META)?
             .and_then(|meta| meta.get(INCARNATION).ok().flatten())
             .and_then(|bytes| Uuid::from_slice(bytes.value()).ok())
@@ -95,6 +99,11 @@ impl SpoolReader {
 
     pub(super) fn set_incarnation(&mut self, incarnation: Uuid) {
         self.incarnation = incarnation;
+    }
+
+    /// Events that wait in files beside the store.
+    pub fn spill(&self) -> &Arc<Spill> {
+        &self.spill
     }
 
     pub(super) fn node_id(&self) -> &Arc<str> {

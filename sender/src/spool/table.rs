@@ -128,9 +128,16 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
-    pub(super) fn trim(&mut self, through_lsn: u64) -> Result<(), SpoolError> {
-        self.outbox.retain_in(..=through_lsn, |_, _| false)?;
-        Ok(())
+    /// Drops up to `max` events at or below `through_lsn`, the oldest. Returns up to where there are none any more.
+    pub(super) fn trim(&mut self, through_lsn: u64, max: u64) -> Result<u64, SpoolError> {
+        let Some(first_lsn) = self.outbox.first()?.map(|(lsn, _)| lsn.value()) else {
+            return Ok(through_lsn);
+        };
+        let end = first_lsn.saturating_add(max).saturating_sub(1).min(through_lsn);
+        if first_lsn <= end {
+            self.outbox.retain_in(first_lsn..=end, |_, _| false)?;
+        }
+        Ok(end.max(first_lsn.saturating_sub(1)).min(through_lsn))
     }
 
     /// Counts one first attempt more, or (-1) one less.

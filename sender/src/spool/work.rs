@@ -288,7 +288,7 @@ impl Change {
 }
 
 impl Tables<'_> {
-    fn take(&mut self, place: Place, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
+    pub(super) fn take(&mut self, place: Place, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
         let table = match place {
             Place::Queue => &mut self.queue,
             Place::Held => &mut self.held,

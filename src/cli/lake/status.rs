@@ -2,13 +2,14 @@
 
 use comfy_table::{ContentArrangement, Table};
 use sendlake_control::clock::Timestamp;
-use sendlake_ingest::maintain::status::{LakeReport, TableReport};
+use sendlake_ingest::maintain::status::{LakeReport, TableReport, report};
+use sendlake_ingest::store::open_store;
 use sendlake_sender::spool::SpoolReader;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::super::{CommandResult, Format, rows};
-use super::{failure, open};
+use super::{failure, missing};
 use crate::config::Config;
 use crate::{stores, system};
 
@@ -33,9 +34,12 @@ struct Report<'a> {
 }
 
 pub(super) async fn run(config: &Config, format: Format) -> CommandResult {
-    let maintainer = open(config).await?;
+    let store = open_store(&config.lake_place(), &config.storage.options).map_err(anyhow::Error::from)?;
     let now = system::ids().now();
-    let lake = maintainer.status(now).await.map_err(failure)?;
+    let lake = report(&store, &stores::maintenance_settings(config), now).await.map_err(failure)?;
+    if lake.tables.is_empty() {
+        return Err(missing(config));
+    }
     let outbox = outbox(config, &lake).await;
     match format {
         Format::Json => rows::print_json(&Report { lake: &lake, outbox })?,

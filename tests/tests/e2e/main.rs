@@ -10,17 +10,21 @@
 )]
 
 mod access;
+mod aging;
 mod bad_input;
 mod command_line;
 mod delivery;
 mod demo;
 mod disk;
+mod erasure;
 mod feedback;
 mod golden_lake;
 mod hostile;
 mod judging;
 mod lake;
 mod limits;
+mod maintenance;
+mod outage;
 mod postfix;
 mod readme;
 mod rollups;
@@ -28,6 +32,7 @@ mod sql;
 mod start;
 mod storage;
 mod torture;
+mod verifying;
 
 use serde_json::{Value, json};
 

@@ -215,11 +215,11 @@ async fn every_object_is_encrypted_as_the_options_ask() {
     let kms = python.ask("bucket.py", &["s3-key", &bucket.endpoint]);
     let kms = kms.as_str().unwrap();
     let customer_key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
-    let modes: [(&str, &[(&str, &str)], Value); 2] = [
-        ("s3", &[("aws_server_side_encryption", "AES256")], json!({"ServerSideEncryption": "AES256"})),
+    let modes = [
+        ("s3", vec![("aws_server_side_encryption", "AES256")], json!({"ServerSideEncryption": "AES256"})),
         (
             "kms",
-            &[
+            vec![
                 ("aws_server_side_encryption", "aws:kms"),
                 ("aws_sse_kms_key_id", kms),
                 ("aws_sse_bucket_key_enabled", "true"),

@@ -66,7 +66,7 @@ async fn torture_by_kill_9_loses_nothing_and_records_nothing_twice() {
 }
 
 /// Takes everything, as fast as it comes.
-fn sink(seed: usize) -> Receiver {
+pub(super) fn sink(seed: usize) -> Receiver {
     let clock = sendlake::system::ids().clock;
     let gmail = Profile { reply_delay: Duration::ZERO, slow_delay: Duration::ZERO, ..Profile::gmail() };
     Receiver::start(gmail.record(Keep::Digest, clock), seed as u64).unwrap()

@@ -24,10 +24,12 @@ fn entry(dir: &tempfile::TempDir, version: u64) -> PathBuf {
 
 /// Every way to the table says which file, and what to do.
 async fn refused(dir: &tempfile::TempDir, words: &[&str]) {
-    for message in [
-        EventsTable::open(&lake(dir)).await.unwrap_err().to_string(),
-        EventsTable::open_existing(&lake(dir)).await.unwrap_err().to_string(),
+    for error in [
+        EventsTable::open(&lake(dir)).await.unwrap_err(),
+        EventsTable::open_existing(&lake(dir)).await.unwrap_err(),
     ] {
+        assert!(error.stays(), "{error}");
+        let message = error.to_string();
         assert!(message.contains("/events/") && message.contains("from a backup"), "{message}");
         assert!(words.iter().all(|word| message.contains(word)), "{words:?}: {message}");
         assert!(message.lines().count() == 1 && message.len() < 700, "{message}");

@@ -17,8 +17,8 @@ fn cut(node: &mut Node, power: &PowerCut, lost: Lost) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn torture_by_power_cuts_loses_nothing_and_records_nothing_twice() {
-    let messages = setting("SENDLAKE_POWER_MESSAGES", 1_500);
-    let cuts = setting("SENDLAKE_POWER_CUTS", 6);
+    let messages = setting("SENDLAKE_POWER_MESSAGES", 800);
+    let cuts = setting("SENDLAKE_POWER_CUTS", 5);
     let seed = setting("SENDLAKE_TORTURE_SEED", 1);
     let sink = sink(seed);
     let home = torn(&sink);
