@@ -6,6 +6,7 @@ mod outage;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sendlake_control::clock::{ManualClock, SeededEntropy, Timestamp};
 use sendlake_control::id::{Ids, TenantId};
@@ -15,6 +16,7 @@ use sendlake_ingest::table::EventsTable;
 use sendlake_ingest::writer::{LakeHandle, LakeWriter, LakeWriterError, LakeWriterSettings};
 use sendlake_query::output::{self, Format};
 use sendlake_query::{QueryError, Scope};
+use sendlake_sender::spool::SpoolError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +40,19 @@ fn ids(seed: u64) -> (Arc<ManualClock>, Ids) {
 
 fn acme() -> TenantId {
     TenantId::new("acme").unwrap()
+}
+
+/// A node that was dropped keeps its store for as long as a thread of it still reads there.
+async fn opened(config: Config, ids: &Ids) -> Node {
+    for _ in 0..500 {
+        match Node::open(config.clone(), ids.clone()).await {
+            Err(error) if matches!(error.downcast_ref(), Some(SpoolError::InUse(_))) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            node => return node.unwrap(),
+        }
+    }
+    panic!("the store stays in use");
 }
 
 async fn with_tenant(node: Node) -> Node {

@@ -28,7 +28,7 @@ impl World {
     }
 
     async fn open(&self, data: &Path) -> Node {
-        Node::open(config(data, &self.lake), self.ids.clone()).await.unwrap()
+        opened(config(data, &self.lake), &self.ids).await
     }
 
     async fn log(&self, node: &Node, events: usize) {

@@ -2,7 +2,7 @@
 //! goes when the lake comes back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sendlake_sender::spool::intake::IntakeRefused;
 
@@ -29,7 +29,7 @@ async fn an_hour_without_the_lake_refuses_at_the_bound_keeps_every_event_and_dra
     config.sql.memory_bytes_max = 2 << 30;
     config.sql.time_ms_max = 600_000;
     let (clock, ids) = ids(3);
-    let node = Arc::new(with_tenant(Node::open(config.clone(), ids.clone()).await.unwrap()).await);
+    let node = Arc::new(with_tenant(opened(config.clone(), &ids).await).await);
     let spill_rows = (events as u64 / 10).min(config.lake.spill_rows);
     let settings = LakeWriterSettings {
         commit_interval_ms: 200,
@@ -141,7 +141,7 @@ async fn a_restart_in_an_outage_goes_on_where_it_was() {
     let (data, lake) = (dir.path().join("data"), dir.path().join("lake"));
     let (_, ids) = ids(4);
     let settings = LakeWriterSettings { spill_rows: 50, retry_ms_max: 20, ..LakeWriterSettings::default() };
-    let node = with_tenant(Node::open(config(&data, &lake), ids.clone()).await.unwrap()).await;
+    let node = with_tenant(opened(config(&data, &lake), &ids).await).await;
     node.spool.log(&deliveries(&ids, 30)).await.unwrap();
     let writer = Writer::start(&node, settings);
     writer.handle.flush().await.unwrap();
@@ -156,7 +156,7 @@ async fn a_restart_in_an_outage_goes_on_where_it_was() {
     drop(node);
 
     // The lake is still away: the server starts all the same, and takes mail.
-    let node = Node::open(config(&data, &lake), ids.clone()).await.unwrap();
+    let node = opened(config(&data, &lake), &ids).await;
     assert_eq!(node.spool.incarnation(), spool);
     assert_eq!(node.spool.check_room(), Ok(()));
     let refused =
