@@ -127,6 +127,11 @@ impl Traffic {
         }
     }
 
+    /// The spool that logs them.
+    pub(crate) fn incarnation(&self) -> Uuid {
+        self.log.incarnation
+    }
+
     /// The next `count` events.
     pub(crate) fn take_rows(&mut self, count: usize) -> Vec<LoggedEvent> {
         self.by_ref().take(count).collect()

@@ -1,5 +1,6 @@
-//! Events into Parquet, the same rows by three writers in one run: sendlake (sorted, indexed, synced, one Delta commit
-//! after another), DuckDB's COPY from memory, and Python's `write_deltalake` from Arrow in memory.
+//! Events into Parquet, the same rows by several writers in one run: sendlake (sorted, indexed, synced, one Delta commit
+//! after another), DuckDB's COPY from memory, and Python's `write_deltalake` from Arrow in memory. Sendlake does it
+//! twice: from Arrow, which is where the peers begin, and from events as its outbox hands them over.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,6 +12,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use sendlake_control::clock::Timestamp;
@@ -59,16 +61,18 @@ pub(crate) struct LakeArgs {
 #[serde(rename_all = "snake_case")]
 enum Writer {
     Sendlake,
+    SendlakeOutbox,
     Duckdb,
     Deltalake,
 }
 
 impl Writer {
-    const ALL: [Self; 3] = [Self::Sendlake, Self::Duckdb, Self::Deltalake];
+    const ALL: [Self; 4] = [Self::Sendlake, Self::Duckdb, Self::SendlakeOutbox, Self::Deltalake];
 
     fn title(self) -> &'static str {
         match self {
             Self::Sendlake => "sendlake: sorted, indexed, synced, Delta",
+            Self::SendlakeOutbox => "the same, from the outbox's events",
             Self::Duckdb => "DuckDB: COPY … (FORMAT parquet, COMPRESSION zstd)",
             Self::Deltalake => "Python deltalake: write_deltalake, zstd",
         }
@@ -106,7 +110,8 @@ pub(crate) async fn run(args: LakeArgs) -> anyhow::Result<()> {
             let out = dir.join("out");
             std::fs::create_dir(&out)?;
             let one = match writer {
-                Writer::Sendlake => ours(&args, &out).await?,
+                Writer::Sendlake => from_arrow(&args, &rows, &out).await?,
+                Writer::SendlakeOutbox => from_outbox(&args, &out).await?,
                 Writer::Duckdb => peer(&args, "duckdb_copy.py", &rows, &out).await?,
                 Writer::Deltalake => peer(&args, "delta_write.py", &rows, &out).await?,
             };
@@ -144,7 +149,7 @@ fn hand_over(args: &LakeArgs, folder: &Path) -> anyhow::Result<()> {
         if left == 0 {
             break;
         }
-        let file = File::create(folder.join(format!("{number:04}.parquet")))?;
+        let file = File::create(part_of(folder, number))?;
         let mut writer = ArrowWriter::try_new(file, EVENTS_SCHEMA.clone(), Some(properties.clone()))?;
         let mut of_part = args.part_rows.min(left);
         left -= of_part;
@@ -158,24 +163,65 @@ fn hand_over(args: &LakeArgs, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Commits as the server's writer makes them; making the events is not counted.
-async fn ours(args: &LakeArgs, out: &Path) -> anyhow::Result<Written> {
+fn part_of(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("{number:04}.parquet"))
+}
+
+/// What the writing alone took.
+#[derive(Default)]
+struct Spent {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Spent {
+    async fn on<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+    where
+        anyhow::Error: From<E>,
+    {
+        let (began, began_cpu) = (Instant::now(), machine::cpu_of("self")?);
+        let done = work.await?;
+        self.wall += began.elapsed();
+        self.cpu += machine::cpu_of("self")?.saturating_sub(began_cpu);
+        Ok(done)
+    }
+
+    fn written(&self, out: &Path) -> anyhow::Result<Written> {
+        let (wall_s, cpu_s) = (self.wall.as_secs_f64(), self.cpu.as_secs_f64());
+        Ok(Written { wall_s, cpu_s, bytes: machine::parquet_bytes(out)?, version: None })
+    }
+}
+
+/// Commits as the server's writer makes them of spilled events; a part is in memory before the clock runs, as it is for
+/// the peers.
+async fn from_arrow(args: &LakeArgs, rows: &Path, out: &Path) -> anyhow::Result<Written> {
     let store = open_store(&out.to_string_lossy(), &BTreeMap::new())?;
     let table = EventsTable::open(&store).await?;
-    let mut traffic = traffic();
-    let (mut wall, mut cpu) = (Duration::ZERO, Duration::ZERO);
+    let (mut spent, mut last_lsn) = (Spent::default(), 0);
+    for part in 0..args.rows.div_ceil(args.part_rows) {
+        let file = File::open(part_of(rows, part))?;
+        let reader =
+            ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(args.commit_rows).build()?;
+        for batch in reader.collect::<Result<Vec<_>, _>>()? {
+            last_lsn += batch.num_rows() as u64;
+            spent.on(table.append_batch(traffic().incarnation(), last_lsn, vec![batch])).await?;
+        }
+    }
+    spent.written(out)
+}
+
+/// Commits as the server's writer makes them of the outbox's events; making those is not counted.
+async fn from_outbox(args: &LakeArgs, out: &Path) -> anyhow::Result<Written> {
+    let store = open_store(&out.to_string_lossy(), &BTreeMap::new())?;
+    let table = EventsTable::open(&store).await?;
+    let (mut traffic, mut spent) = (traffic(), Spent::default());
     let mut left = args.rows;
     while left > 0 {
         let rows = traffic.take_rows(args.commit_rows.min(left));
         left -= rows.len();
-        let incarnation = rows.first().context("a commit without rows")?.incarnation;
-        let (began, began_cpu) = (Instant::now(), machine::cpu_of("self")?);
-        table.append(incarnation, rows).await?;
-        wall += began.elapsed();
-        cpu += machine::cpu_of("self")?.saturating_sub(began_cpu);
+        spent.on(table.append(traffic.incarnation(), rows)).await?;
     }
-    let bytes = machine::parquet_bytes(out)?;
-    Ok(Written { wall_s: wall.as_secs_f64(), cpu_s: cpu.as_secs_f64(), bytes, version: None })
+    spent.written(out)
 }
 
 async fn peer(args: &LakeArgs, program: &str, rows: &Path, out: &Path) -> anyhow::Result<Written> {

@@ -319,8 +319,13 @@ impl KeyColumns {
 
     fn append(&mut self, rows: &[&LoggedEvent]) -> Result<(), ArrowError> {
         let mut id = [0; Hyphenated::LENGTH];
+        let mut spool = (Uuid::nil(), Uuid::nil().to_string());
         for row in rows {
             let event = &row.event;
+            // Hardly ever another one than the row's before.
+            if spool.0 != row.incarnation {
+                spool = (row.incarnation, row.incarnation.to_string());
+            }
             self.event_id.append_value(event.event_id.hyphenated().encode_lower(&mut id));
             self.event_type.append_value(event.event_type.as_str());
             self.occurred_at.append_value(event.occurred_at.0);
@@ -328,7 +333,7 @@ impl KeyColumns {
             self.event_date.append_value(event.occurred_at.days());
             self.tenant_id.append_value(event.tenant_id.as_str());
             self.node_id.append_value(&row.node_id);
-            self.incarnation.append_value(row.incarnation.hyphenated().encode_lower(&mut id));
+            self.incarnation.append_value(&spool.1);
             self.lsn.append_value(row.lsn.cast_signed());
             for (key, value) in &event.tags {
                 self.tags.keys().append_value(key);

@@ -130,6 +130,11 @@ fn encoded_file(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     Ok(file.into_inner()?)
 }
 
+/// How many threads work on one commit.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX))
+}
+
 /// One column of a row group, its place in the file, and about how much there is to encode.
 struct Job {
     place: usize,
@@ -142,9 +147,8 @@ fn encoded_columns(
     writers: Vec<ArrowColumnWriter>,
     rows: &RecordBatch,
 ) -> Result<Vec<ArrowColumnChunk>, ArrowError> {
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX));
     let mut done = std::thread::scope(|scope| {
-        let shares = dealt(jobs(writers, rows)?, threads);
+        let shares = dealt(jobs(writers, rows)?, threads());
         let working: Vec<_> = shares.into_iter().map(|share| scope.spawn(|| finished(share))).collect();
         let mut done = Vec::new();
         for thread in working {

@@ -1,5 +1,6 @@
 //! How rows lie in files: the partition, the order, what is indexed, and what must never be in an index.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -118,22 +119,22 @@ pub fn may_be_indexed(column: &str) -> bool {
 /// Rows in the same order, before they become columns.
 pub(crate) fn in_order(rows: &[LoggedEvent]) -> Vec<&LoggedEvent> {
     fn key(row: &LoggedEvent) -> impl Ord {
-        (
-            row.event.tenant_id.as_str(),
-            row.event.message_id.as_deref(),
-            row.event.recorded_at,
-            row.incarnation,
-            row.lsn,
-        )
+        (row.event.message_id.as_deref(), row.event.recorded_at, row.incarnation, row.lsn)
     }
-    // The start of an id mostly decides, and lies at hand.
+    // What mostly decides lies in the entry itself: the tenant's rank, and the start of the id. All but the last four
+    // digits of a UUID fit.
     let start = |row: &LoggedEvent| {
-        let mut start = [0; 16];
+        let mut halves = [[0; 16]; 2];
         let id = row.event.message_id.as_deref().unwrap_or_default().as_bytes();
-        start.iter_mut().zip(id).for_each(|(to, from)| *to = *from);
-        u128::from_be_bytes(start)
+        for (half, part) in halves.iter_mut().zip(id.chunks(16)) {
+            half.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+        }
+        halves.map(u128::from_be_bytes)
     };
-    let mut order: Vec<_> = rows.iter().map(|row| (row.event.tenant_id.as_str(), start(row), row)).collect();
+    let tenants: BTreeSet<&str> = rows.iter().map(|row| row.event.tenant_id.as_str()).collect();
+    let ranks: HashMap<&str, usize> = tenants.into_iter().zip(0..).collect();
+    let rank = |row: &LoggedEvent| ranks.get(row.event.tenant_id.as_str()).copied();
+    let mut order: Vec<_> = rows.iter().map(|row| (rank(row), start(row), row)).collect();
     order.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| key(a.2).cmp(&key(b.2))));
     order.into_iter().map(|(_, _, row)| row).collect()
 }
@@ -190,6 +191,8 @@ fn sorting_columns() -> Vec<SortingColumn> {
 
 #[cfg(test)]
 mod tests {
+    use sendlake_control::id::TenantId;
+
     use super::*;
 
     #[test]
@@ -216,6 +219,13 @@ mod tests {
     fn rows_and_batches_are_sorted_alike() {
         let mut rows = crate::testing::events(uuid::Uuid::from_u128(1), 1..=200);
         rows.iter_mut().step_by(7).for_each(|row| row.event.message_id = None);
+        for (tenant, step) in [("zeta", 3), ("aa", 4)] {
+            let tenant = TenantId::new(tenant).unwrap();
+            rows.iter_mut().step_by(step).for_each(|row| row.event.tenant_id = tenant.clone());
+        }
+        // Alike up to the last digit, and longer than the part that is compared at once.
+        let ids = (0..40).map(|digit| format!("01890a5d-ac96-774b-bcce-b302099a80{digit:02}"));
+        rows.iter_mut().rev().zip(ids).for_each(|(row, id)| row.event.message_id = Some(id));
         rows.iter_mut()
             .step_by(5)
             .for_each(|row| row.event.message_id = Some("the same long start, 1".into()));
