@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -81,23 +83,52 @@ pub trait Entropy: Send + Sync + fmt::Debug {
     }
 }
 
-/// Never goes back: a step of the system clock backwards holds the last reading.
-#[derive(Debug)]
+/// Never goes back, and never stands still: after a step of the system clock backwards it goes at half its speed until
+/// the system clock has caught up. So what is due in a minute is due in two at the latest, however far the step was.
 pub struct MonotonicClock<C> {
     inner: C,
-    latest: AtomicI64,
+    /// Microseconds since some moment, that no step of the system clock changes.
+    steady: Box<dyn Fn() -> i64 + Send + Sync>,
+    last: Mutex<Reading>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    told: i64,
+    steady: i64,
 }
 
 impl<C: Clock> MonotonicClock<C> {
     pub fn new(inner: C) -> Self {
-        Self { inner, latest: AtomicI64::new(i64::MIN) }
+        let since = Instant::now();
+        Self::with_steady(inner, move || i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn with_steady(inner: C, steady: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        let last = Mutex::new(Reading { told: i64::MIN, steady: 0 });
+        Self { inner, steady: Box::new(steady), last }
     }
 }
 
 impl<C: Clock> Clock for MonotonicClock<C> {
     fn now(&self) -> Timestamp {
-        let reading = self.inner.now().0;
-        Timestamp(self.latest.fetch_max(reading, Ordering::Relaxed).max(reading))
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reading, steady) = (self.inner.now().0, (self.steady)());
+        if reading >= last.told {
+            *last = Reading { told: reading, steady };
+        } else {
+            // Whole microseconds only; what is left over counts at the next reading.
+            let gained = steady.saturating_sub(last.steady) / 2;
+            last.told = last.told.saturating_add(gained);
+            last.steady = last.steady.saturating_add(gained.saturating_mul(2));
+        }
+        Timestamp(last.told)
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for MonotonicClock<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MonotonicClock").field("inner", &self.inner).field("last", &self.last).finish()
     }
 }
 
@@ -147,16 +178,44 @@ impl Entropy for SeededEntropy {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn clock_never_goes_back() {
         let manual = ManualClock::new(Timestamp::from_secs(100));
-        manual.advance_millis(-5_000);
-        let clock = MonotonicClock { inner: manual, latest: AtomicI64::new(Timestamp::from_secs(100).0) };
+        let clock = MonotonicClock::with_steady(manual, || 0);
+        assert_eq!(clock.now(), Timestamp::from_secs(100));
+        clock.inner.advance_millis(-5_000);
         assert_eq!(clock.now(), Timestamp::from_secs(100));
         clock.inner.advance_millis(7_000);
         assert_eq!(clock.now(), Timestamp::from_secs(102));
+    }
+
+    #[test]
+    fn clock_goes_on_after_a_step_back_and_is_caught_up_with() {
+        let steady = Arc::new(AtomicI64::new(0));
+        let read = Arc::clone(&steady);
+        let manual = ManualClock::new(Timestamp::from_secs(100_000));
+        let clock = MonotonicClock::with_steady(manual, move || read.load(Ordering::Relaxed));
+        let second = |seconds: i64| {
+            for _ in 0..seconds * 1_000 {
+                clock.inner.advance_millis(1);
+                // Looked at more often than time passes, and never for two steps at once.
+                steady.fetch_add(1_000, Ordering::Relaxed);
+                clock.now();
+            }
+        };
+        assert_eq!(clock.now(), Timestamp::from_secs(100_000));
+        clock.inner.advance_millis(-60_000);
+        second(60);
+        assert_eq!(clock.now(), Timestamp::from_secs(100_030), "half of a minute has passed");
+        second(59);
+        assert!(clock.now() > clock.inner.now());
+        second(5);
+        assert_eq!(clock.now(), clock.inner.now(), "caught up after twice the step");
+        assert_eq!(clock.now(), Timestamp::from_secs(100_064));
     }
 
     #[test]

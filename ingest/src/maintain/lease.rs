@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -42,6 +43,12 @@ impl LeaseRecord {
     /// Whether others have to wait at `now`.
     pub fn holds_at(&self, now: Timestamp) -> bool {
         !self.released && now < self.expires_at
+    }
+
+    /// Whether it ends so far ahead that two clocks must disagree: the holder's and ours, or ours before and after a
+    /// step back.
+    fn is_from_the_future(&self, now: Timestamp, ttl_ms: i64) -> bool {
+        self.expires_at.millis_since(now) > ttl_ms.saturating_mul(2)
     }
 }
 
@@ -80,6 +87,9 @@ impl Lease {
     /// `floor` is the highest lease number that the tables' logs have seen
     /// ([`EventsTable::rewrite_epoch`](crate::table::EventsTable::rewrite_epoch)), so that a lake whose lease
     /// files were lost does not begin at 1 again. Of several that try at once, one gets it.
+    ///
+    /// A lease that ends far in the future is not waited for by the clock, which must be wrong somewhere: it is watched
+    /// for twice `ttl_ms`, and taken over when its holder did not renew it meanwhile.
     pub async fn take(
         store: &LakeStore,
         holder: &str,
@@ -89,10 +99,14 @@ impl Lease {
     ) -> Result<Option<Self>, LeaseError> {
         let folder = folder(store);
         let newest = newest(&store.root, &folder).await?;
-        let now = ids.now();
-        if newest.as_ref().is_some_and(|record| record.holds_at(now)) {
+        if let Some(record) = &newest
+            && record.holds_at(ids.now())
+            && !(record.is_from_the_future(ids.now(), ttl_ms)
+                && is_dead(&store.root, &folder, record, ttl_ms).await?)
+        {
             return Ok(None);
         }
+        let now = ids.now();
         let epoch = newest.map_or(0, |record| record.epoch).max(floor).saturating_add(1);
         let record = LeaseRecord {
             epoch,
@@ -146,10 +160,11 @@ impl Lease {
         self.check().await
     }
 
-    /// Renews when half of the time is gone. For the inner loop of long work: mostly it costs nothing.
+    /// Renews when half of the time is gone, or when the clock was set back. For the inner loop of long work: mostly
+    /// it costs nothing.
     pub async fn keep(&self) -> Result<(), LeaseError> {
         let left_ms = Timestamp(self.expires_at.load(Ordering::Relaxed)).millis_since(self.ids.now());
-        if left_ms > self.ttl_ms / 2 { Ok(()) } else { self.renew().await }
+        if left_ms > self.ttl_ms / 2 && left_ms <= self.ttl_ms { Ok(()) } else { self.renew().await }
     }
 
     /// Gives the lease back, so that the next one need not wait for its end.
@@ -157,13 +172,18 @@ impl Lease {
         self.overwrite(LeaseRecord { released: true, ..self.record.clone() }).await
     }
 
-    /// A name in the log for one rewrite, which no other rewrite has.
+    /// A name in the log for one rewrite, which no other rewrite has. All of this lease begin with [`Self::mark`].
     pub(crate) fn next_mark(&self) -> String {
         let number = self.rewrites.fetch_add(1, Ordering::Relaxed);
-        format!("{}.{}.{number}", self.record.epoch, self.record.nonce)
+        format!("{}{number}", self.mark())
     }
 
-    async fn check(&self) -> Result<(), LeaseError> {
+    pub(crate) fn mark(&self) -> String {
+        format!("{}.{}.", self.record.epoch, self.record.nonce)
+    }
+
+    /// Fails when somebody has taken over.
+    pub(crate) async fn check(&self) -> Result<(), LeaseError> {
         match newest(&self.store, &self.folder).await? {
             Some(record) if record.epoch > self.epoch() => {
                 Err(LeaseError::Lost { epoch: self.epoch(), newest: record.epoch, holder: record.holder })
@@ -190,6 +210,27 @@ impl Lease {
             }
         }
     }
+}
+
+/// Whether a lease that is dated ahead is not renewed by anybody. Takes twice `ttl_ms`; a holder at work renews it
+/// within one.
+async fn is_dead(
+    store: &Arc<dyn ObjectStore>,
+    folder: &Path,
+    record: &LeaseRecord,
+    ttl_ms: i64,
+) -> Result<bool, LeaseError> {
+    tokio::time::sleep(Duration::from_millis(u64::try_from(ttl_ms).unwrap_or(0).saturating_mul(2))).await;
+    let is_dead = newest(store, folder).await?.as_ref() == Some(record);
+    if is_dead {
+        tracing::warn!(
+            holder = record.holder,
+            expires_at = %record.expires_at,
+            "the maintenance lease ends far ahead of this host's clock, and nobody renews it: it is taken over. Was a \
+             clock set back? See that the hosts' clocks are kept in step"
+        );
+    }
+    Ok(is_dead)
 }
 
 /// Writes the file of a new lease, if it is not there. An answer that got lost is no loss: the nonce tells.

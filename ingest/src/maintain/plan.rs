@@ -50,9 +50,12 @@ impl Job {
 pub fn plan(files: &[DataFile], settings: &PlanSettings, now: Timestamp) -> Vec<Job> {
     let today = day_text(now);
     let settled_at_ms = now.as_millis().saturating_sub(settings.settle_ms);
+    // A file from the future was written before the clock was set back, and nobody knows how long ago.
+    let is_settled =
+        |file: &DataFile| file.modified_at_ms <= settled_at_ms || file.modified_at_ms > now.as_millis();
     let mut days: BTreeMap<&str, Vec<&DataFile>> = BTreeMap::new();
     for file in files {
-        if is_small(file, settings) && file.modified_at_ms <= settled_at_ms {
+        if is_small(file, settings) && is_settled(file) {
             days.entry(file.day()).or_default().push(file);
         }
     }
@@ -163,6 +166,17 @@ mod tests {
             })
             .collect();
         assert_eq!(plan(&warm, &settings(), NOON), []);
+    }
+
+    #[test]
+    fn files_from_before_a_step_back_of_the_clock_are_joined() {
+        let ahead: Vec<_> = (0..20)
+            .map(|number| DataFile {
+                modified_at_ms: NOON.as_millis() + 3 * 3_600_000,
+                ..file("2026-01-31", number, MB)
+            })
+            .collect();
+        assert_eq!(sizes(&plan(&ahead, &settings(), NOON)), [("2026-01-31".to_owned(), vec![1; 20])]);
     }
 
     #[test]

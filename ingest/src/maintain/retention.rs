@@ -23,6 +23,8 @@ pub enum Expired {
     Gone { day: String, files: usize, bytes: u64, rows: u64, version: Option<u64> },
     /// Still there: this reader has not taken all of it.
     AwaitedBy { day: String, reader: String, incarnation: Uuid, lsn: u64 },
+    /// Still there: this file of it cannot be read, so nobody knows whose rows would go.
+    Unreadable { day: String, path: String, reason: String },
 }
 
 /// A spool's rows among those of a day.
@@ -52,7 +54,13 @@ impl EventsTable {
         let mut outcome = Vec::new();
         for (day, files) in days {
             lease.keep().await?;
-            let shares = self.shares(&files).await?;
+            let shares = match self.shares(&files).await {
+                Err(MaintainError::Source { path, reason }) => {
+                    outcome.push(Expired::Unreadable { day, path, reason });
+                    continue;
+                }
+                shares => shares?,
+            };
             if let Some(awaited) = awaited(&day, &shares, readers) {
                 outcome.push(awaited);
                 continue;

@@ -126,7 +126,11 @@ impl EventsTable {
         if days.is_empty() {
             return Ok(done);
         }
-        let spill = SpillFolder::make(&settings.spill_dir, lease.epoch(), &lease.next_mark())?;
+        let spill = SpillFolder::make(&settings.spill_dir, &lease.next_mark())?;
+        // What others left is dead as long as this lease is the newest. If it is not, the commit will fail.
+        if lease.check().await.is_ok() {
+            spill.sweep_others(&lease.mark());
+        }
         let mut adds = Vec::new();
         for files in days.into_values() {
             let day = self.day_writer(&pinned, files, edit.clone(), settings, &spill)?;
@@ -433,28 +437,42 @@ fn unwritten(table: &Url, error: DeltaTableError) -> MaintainError {
 struct SpillFolder(PathBuf);
 
 impl SpillFolder {
-    fn make(parent: &Path, epoch: u64, mark: &str) -> Result<Self, MaintainError> {
+    fn make(parent: &Path, mark: &str) -> Result<Self, MaintainError> {
         let failed = |error: std::io::Error| {
             MaintainError::Sort(format!(
-                "{}: {error}; check that this user may write there",
+                "{}: {error}; check that this user may write there, and that there is room",
                 parent.display()
             ))
         };
         std::fs::create_dir_all(parent).map_err(failed)?;
-        for entry in std::fs::read_dir(parent).map_err(failed)?.flatten() {
+        let own = parent.join(format!("rewrite-{mark}"));
+        std::fs::create_dir(&own).map_err(failed)?;
+        Ok(Self(own))
+    }
+
+    /// Removes the folders of rewrites under other leases, whatever their numbers: those come again when somebody
+    /// removes the files of leases. `own` begins the marks of all rewrites under this one.
+    fn sweep_others(&self, own: &str) {
+        for entry in
+            self.0.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten().flatten()
+        {
             let name = entry.file_name();
-            let theirs =
-                name.to_str().and_then(|name| name.strip_prefix("rewrite-")?.split('.').next()?.parse().ok());
-            if theirs.is_some_and(|theirs: u64| theirs < epoch) {
+            let mark = name.to_str().and_then(|name| name.strip_prefix("rewrite-"));
+            if mark.is_some_and(|mark| is_theirs(mark, own)) {
                 tracing::debug!(folder = %entry.path().display(), "removing what an earlier rewrite had spilled");
                 // Whoever still writes there has lost its lease, and ends with an error.
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
-        let own = parent.join(format!("rewrite-{mark}"));
-        std::fs::create_dir(&own).map_err(failed)?;
-        Ok(Self(own))
     }
+}
+
+/// Whether a mark, `<epoch>.<nonce>.<number>`, is of another lease than those that begin with `own`.
+fn is_theirs(mark: &str, own: &str) -> bool {
+    let mut parts = mark.split('.');
+    let is_mark = parts.next().is_some_and(|epoch| epoch.parse::<u64>().is_ok())
+        && parts.next().is_some_and(|nonce| Uuid::try_parse(nonce).is_ok());
+    is_mark && !mark.starts_with(own)
 }
 
 impl Drop for SpillFolder {

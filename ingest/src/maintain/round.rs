@@ -1,7 +1,6 @@
 //! One round of maintenance, in order: old days go, small files are joined, checkpoints are made, old log entries
 //! and unnamed files go. Each part can be asked for alone, and rehearsed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use sendlake_control::clock::Timestamp;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use super::MaintainError;
 use super::lease::Lease;
 use super::log::{LogListing, checkpoint, clean_log};
-use super::plan::{PlanSettings, day_text, plan};
+use super::plan::{Job, PlanSettings, day_text, plan};
 use super::reader::{ReaderPosition, registered, tables};
 use super::retention::Expired;
 use super::rewrite::RewriteSettings;
@@ -60,7 +59,9 @@ pub struct Maintainer {
 }
 
 impl Maintainer {
-    /// The whole round. `told` hears of each step as it is done.
+    /// The whole round. `told` hears of each step as it is done. What keeps files from being joined or days from going
+    /// (a full disk, most of all) does not keep unnamed files: removing them is what makes room. The first error is
+    /// told at the end, but for a lost lease, which ends the round.
     pub async fn round(
         &self,
         lease: &Lease,
@@ -71,18 +72,19 @@ impl Maintainer {
             done.iter().for_each(told);
             steps.extend(done);
         };
-        take(self.expire(lease, false).await?);
-        self.compact(lease, None, false, &mut |step| take(vec![step])).await?;
+        let mut first = Trouble::default();
+        take(first.pass(self.expire(lease, false).await)?);
+        let joined = self.compact(lease, None, false, &mut |step| take(vec![step])).await;
+        first.pass(joined)?;
         for table in tables(&self.store).await? {
-            take(self.keep_log(lease, &table, false).await?);
-            take(self.vacuum(lease, &table, false).await?);
+            take(first.pass(self.keep_log(lease, &table, false).await)?);
+            take(first.pass(self.vacuum(lease, &table, false).await)?);
         }
-        Ok(steps)
+        first.0.map_or(Ok(steps), Err)
     }
 
-    /// Joins small files, of one day or of all.
-    ///
-    /// A day of which a file cannot be read is left as it is, and the next one is looked at.
+    /// Joins small files, of one day or of all. A file that cannot be read is told and left, and those beside it are
+    /// joined without it.
     pub async fn compact(
         &self,
         lease: &Lease,
@@ -91,38 +93,52 @@ impl Maintainer {
         told: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), MaintainError> {
         let pinned = self.events.pin(None).await?;
-        let mut left: HashSet<String> = HashSet::new();
-        for job in plan(&self.events.files(&pinned)?, &self.settings.plan, lease.now()) {
-            if day.is_some_and(|day| day != job.day) || left.contains(&job.day) {
-                continue;
-            }
-            let step = Step {
-                step: "compacted",
-                table: EventsTable::NAME.into(),
-                day: Some(job.day.clone()),
-                files: job.files.len() as u64,
-                bytes: job.bytes(),
-                rows: job.files.iter().map(|file| file.rows).sum(),
-                detail: "to be joined".into(),
-            };
+        let jobs = plan(&self.events.files(&pinned)?, &self.settings.plan, lease.now());
+        let wanted = |job: &Job| day.is_none_or(|day| day == job.day);
+        for job in jobs.into_iter().filter(wanted) {
             if dry_run {
-                told(step);
-                continue;
+                told(to_be_joined(job));
+            } else {
+                self.join(lease, job, told).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Joins what of a job can be read.
+    async fn join(
+        &self,
+        lease: &Lease,
+        mut job: Job,
+        told: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<(), MaintainError> {
+        while job.files.len() > 1 {
+            let step = to_be_joined(job.clone());
             match self.events.rewrite(lease, &job.paths(), None, &self.settings.rewrite).await {
-                Ok(done) => told(Step {
-                    rows: Some(done.rows_written),
-                    detail: format!(
-                        "now {} of {} bytes, version {}",
-                        counted(done.files_written as u64, "file"),
-                        done.bytes_written,
-                        done.version
-                    ),
-                    ..step
-                }),
-                Err(error @ MaintainError::Source { .. }) => {
-                    told(Step { step: "left", detail: error.to_string(), ..step });
-                    left.insert(job.day);
+                Ok(done) => {
+                    told(Step {
+                        rows: Some(done.rows_written),
+                        detail: format!(
+                            "now {} of {} bytes, version {}",
+                            counted(done.files_written as u64, "file"),
+                            done.bytes_written,
+                            done.version
+                        ),
+                        ..step
+                    });
+                    return Ok(());
+                }
+                Err(MaintainError::Source { path, reason }) => {
+                    let before = job.files.len();
+                    let (bad, good): (Vec<_>, Vec<_>) =
+                        job.files.into_iter().partition(|file| file.path == path);
+                    job.files = good;
+                    let bytes = bad.iter().map(|file| file.bytes).sum();
+                    let detail = MaintainError::Source { path, reason }.to_string();
+                    told(Step { step: "left", files: bad.len() as u64, bytes, rows: None, detail, ..step });
+                    if job.files.len() == before {
+                        return Ok(());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -138,17 +154,7 @@ impl Maintainer {
         }
         let first_day = day_text(lease.now().plus_secs(-days.saturating_mul(86_400)));
         let readers = self.readers().await?;
-        let expired = match self.events.expire(lease, &first_day, &readers, dry_run).await {
-            Err(error @ MaintainError::Source { .. }) => {
-                return Ok(vec![Step {
-                    step: "left",
-                    table: EventsTable::NAME.into(),
-                    detail: error.to_string(),
-                    ..Step::default()
-                }]);
-            }
-            other => other?,
-        };
+        let expired = self.events.expire(lease, &first_day, &readers, dry_run).await?;
         Ok(expired.into_iter().map(step_of).collect())
     }
 
@@ -241,18 +247,37 @@ impl Maintainer {
         let pinned = self.events.pin(None).await?;
         let files = self.events.files(&pinned)?;
         let jobs = plan(&files, &self.settings.plan, now);
-        Ok(jobs
-            .into_iter()
-            .map(|job| Step {
-                step: "compacted",
-                table: EventsTable::NAME.into(),
-                files: job.files.len() as u64,
-                bytes: job.bytes(),
-                rows: job.files.iter().map(|file| file.rows).sum(),
-                detail: "to be joined".into(),
-                day: Some(job.day),
-            })
-            .collect())
+        Ok(jobs.into_iter().map(to_be_joined).collect())
+    }
+}
+
+/// The first error of a round that goes on all the same.
+#[derive(Default)]
+struct Trouble(Option<MaintainError>);
+
+impl Trouble {
+    /// What was done, or nothing and a note of the error. A lost lease is not for the end: nothing may follow it.
+    fn pass<T: Default>(&mut self, result: Result<T, MaintainError>) -> Result<T, MaintainError> {
+        match result {
+            Err(error @ (MaintainError::Lease(_) | MaintainError::Fenced { .. })) => Err(error),
+            Err(error) => {
+                self.0.get_or_insert(error);
+                Ok(T::default())
+            }
+            done => done,
+        }
+    }
+}
+
+fn to_be_joined(job: Job) -> Step {
+    Step {
+        step: "compacted",
+        table: EventsTable::NAME.into(),
+        files: job.files.len() as u64,
+        bytes: job.bytes(),
+        rows: job.files.iter().map(|file| file.rows).sum(),
+        detail: "to be joined".into(),
+        day: Some(job.day),
     }
 }
 
@@ -275,6 +300,17 @@ fn step_of(expired: Expired) -> Step {
             detail: format!(
                 "{reader} has not read event {lsn} of spool {incarnation} yet; see why it is behind, or name it in \
                  maintenance.ignored_readers"
+            ),
+            ..Step::default()
+        },
+        Expired::Unreadable { day, path, reason } => Step {
+            step: "left",
+            table,
+            day: Some(day),
+            files: 1,
+            detail: format!(
+                "the day is past its time, but {path} cannot be read ({reason}), so nobody can say whose rows would go; \
+                 restore the file from a copy of the lake's storage"
             ),
             ..Step::default()
         },

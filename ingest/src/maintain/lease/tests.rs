@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering as Atomic;
 
-use sendlake_control::clock::{ManualClock, SeededEntropy};
+use sendlake_control::clock::{Clock, ManualClock, SeededEntropy};
 
 use crate::store::open_store;
 use crate::testing::{FlakyStore, NOON, lake};
@@ -104,4 +104,42 @@ async fn a_file_that_is_no_lease_is_named() {
     std::fs::write(dir.path().join(format!("_maintenance/{:020}.json", lease.epoch())), b"{").unwrap();
     let error = Lease::take(&store, "b", &ids(&clock(), 2), TTL_MS, 0).await.unwrap_err().to_string();
     assert!(error.contains("00000000000000000001.json") && error.contains("remove it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dead_holder_from_the_future_does_not_stop_maintenance() {
+    let store = open_store("memory://", &Default::default()).unwrap();
+    let clock = clock();
+    // Its clock was five hours ahead; then the machine died, and came back with the right time.
+    clock.advance_millis(5 * 3_600_000);
+    let dead = Lease::take(&store, "dead", &ids(&clock, 1), 50, 0).await.unwrap().unwrap();
+    clock.advance_millis(-5 * 3_600_000);
+    let next = Lease::take(&store, "next", &ids(&clock, 2), 50, 0).await.unwrap().unwrap();
+    assert_eq!(next.epoch(), 2);
+    assert!(dead.renew().await.is_err(), "had it been alive after all, it would know now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_at_work_keeps_its_lease_when_the_clock_steps_back() {
+    const TTL_MS: i64 = 400;
+    let store = open_store("memory://", &Default::default()).unwrap();
+    let clock = clock();
+    let lease = Arc::new(Lease::take(&store, "a", &ids(&clock, 1), TTL_MS, 0).await.unwrap().unwrap());
+    clock.advance_millis(-5 * 3_600_000);
+    let working = tokio::spawn({
+        let lease = Arc::clone(&lease);
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                lease.keep().await.unwrap();
+            }
+        }
+    });
+    assert!(Lease::take(&store, "b", &ids(&clock, 2), TTL_MS, 0).await.unwrap().is_none());
+    // Dated anew, it ends when it should.
+    let ends_at = Lease::newest(&store).await.unwrap().unwrap().expires_at;
+    assert_eq!(ends_at, clock.now().plus_millis(TTL_MS));
+    working.abort();
+    clock.advance_millis(TTL_MS);
+    assert!(Lease::take(&store, "b", &ids(&clock, 2), TTL_MS, 0).await.unwrap().is_some());
 }

@@ -424,6 +424,35 @@ async fn what_a_dead_maintainer_spilled_is_removed() {
     assert!(scratch.is_empty());
 }
 
+#[tokio::test]
+async fn what_a_dead_maintainer_spilled_is_removed_after_lease_files_were_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = lake(&dir);
+    let table = scattered(&store, 2).await;
+    let (_, ids) = ids(1);
+    let scratch = Scratch::new();
+    let mut left = Vec::new();
+    // Numbers begin again: the first dead one has the number of the next, the second a higher one.
+    for floor in [0, 6] {
+        let dead = Lease::take(&store, "dead", &ids, TTL_MS, floor).await.unwrap().unwrap();
+        left.push(scratch.0.path().join(format!("rewrite-{}", dead.next_mark())));
+        std::fs::remove_dir_all(dir.path().join("_maintenance")).unwrap();
+    }
+    for folder in &left {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("run"), b"rows").unwrap();
+    }
+    let notes = scratch.0.path().join("rewrite-notes");
+    std::fs::create_dir(&notes).unwrap();
+    let lease = Lease::take(&store, "next", &ids, TTL_MS, 0).await.unwrap().unwrap();
+    assert_eq!(lease.epoch(), 1);
+    let own = scratch.0.path().join(format!("rewrite-{}", lease.next_mark()));
+    std::fs::create_dir(&own).unwrap();
+    table.rewrite(&lease, &all_files(&table).await, None, &scratch.settings()).await.unwrap();
+    assert!(left.iter().all(|folder| !folder.exists()), "{left:?}");
+    assert!(own.exists() && notes.exists(), "what is at work, and what is not ours, stays");
+}
+
 #[test]
 fn an_edit_may_not_make_rows_or_change_columns() {
     struct Twice;

@@ -95,21 +95,69 @@ async fn a_round_joins_checkpoints_and_keeps_every_row() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_day_with_a_damaged_file_is_left_and_the_others_are_done() {
-    let setup = setup(0).await;
-    scatter(&setup, 10).await;
-    let day = setup.lake_dir.join("events/event_date=2026-01-30");
+/// Cuts a file of a day short. Returns its name.
+fn damage(setup: &Setup, day: &str) -> String {
+    let day = setup.lake_dir.join(format!("events/event_date={day}"));
     let victim = std::fs::read_dir(&day).unwrap().next().unwrap().unwrap().path();
     let bytes = std::fs::read(&victim).unwrap();
     std::fs::write(&victim, &bytes[..bytes.len() - 100]).unwrap();
+    victim.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_named_and_those_beside_it_are_joined() {
+    let setup = setup(0).await;
+    scatter(&setup, 10).await;
+    let victims = [damage(&setup, "2026-01-30"), damage(&setup, "2026-01-31")];
     let lease = lease(&setup, 400).await;
     let steps = setup.maintainer.round(&lease, &|_| ()).await.unwrap();
-    let left = steps.iter().find(|step| step.step == "left").unwrap();
-    assert_eq!(left.day.as_deref(), Some("2026-01-30"));
-    assert!(left.detail.contains(victim.file_name().unwrap().to_str().unwrap()), "{}", left.detail);
-    assert!(steps.iter().any(|step| step.step == "compacted" && step.day.as_deref() == Some("2026-01-31")));
-    assert!(victim.exists());
+    for (victim, day) in victims.iter().zip(["2026-01-30", "2026-01-31"]) {
+        let of_day = |kind: &str| {
+            steps.iter().find(|step| step.step == kind && step.day.as_deref() == Some(day)).unwrap()
+        };
+        let left = of_day("left");
+        assert!(left.detail.contains(victim) && left.detail.contains("restore"), "{}", left.detail);
+        assert_eq!((left.files, of_day("compacted").files), (1, 9), "{steps:?}");
+        assert!(setup.lake_dir.join(format!("events/event_date={day}/{victim}")).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_leaves_a_day_that_it_cannot_read_and_takes_the_others() {
+    let setup = setup(30).await;
+    scatter(&setup, 3).await;
+    let victim = damage(&setup, "2026-01-30");
+    let lease = lease(&setup, 400).await;
+    let steps = setup.maintainer.expire(&lease, false).await.unwrap();
+    let told: Vec<_> = steps.iter().map(|step| (step.step, step.day.as_deref().unwrap())).collect();
+    assert_eq!(told, [("left", "2026-01-30"), ("expired", "2026-01-31")]);
+    assert!(steps[0].detail.contains(&victim) && steps[0].detail.contains("restore"), "{:?}", steps[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_vacuumed_even_when_nothing_can_be_joined() {
+    let mut setup = setup(0).await;
+    scatter(&setup, 10).await;
+    let lease = lease(&setup, 400).await;
+    setup.maintainer.round(&lease, &|_| ()).await.unwrap();
+    // As on a full disk: there is no room for sorting, and orphans are what takes it.
+    for lsn in 201..=212 {
+        setup.maintainer.events.append(SPOOL, vec![event(SPOOL, lsn)]).await.unwrap();
+    }
+    let day = setup.lake_dir.join("events/event_date=2026-01-31");
+    let live = std::fs::read_dir(&day).unwrap().next().unwrap().unwrap().path();
+    let orphan = day.join("part-00000-11111111-2222-4333-8444-555555555555-c000.zstd.parquet");
+    std::fs::copy(live, &orphan).unwrap();
+    let blocked = setup.lake_dir.join("events/_no_folder");
+    std::fs::write(&blocked, b"").unwrap();
+    setup.maintainer.settings.rewrite.spill_dir = blocked;
+    let told = Mutex::new(Vec::new());
+    let ended = setup.maintainer.round(&lease, &|step| told.lock().unwrap().push(step.step)).await;
+    let said = ended.unwrap_err().to_string();
+    assert!(said.contains("_no_folder") && said.contains("room"), "{said}");
+    let told = told.lock().unwrap();
+    assert!(told.contains(&"vacuumed") && !told.contains(&"compacted"), "{told:?}");
+    assert!(!orphan.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
