@@ -307,6 +307,74 @@ async fn many_small_files_become_one_with_the_same_sums() {
     agree(&rollups, &table, NOON).await;
 }
 
+fn lease_ids() -> sendlake_control::id::Ids {
+    sendlake_control::id::Ids {
+        clock: Arc::new(sendlake_control::clock::ManualClock::new(NOON)),
+        entropy: Arc::new(sendlake_control::clock::SeededEntropy::new(1)),
+    }
+}
+
+/// Somebody counts the events of a day twice.
+async fn double(dir: &tempfile::TempDir, rollup: &RollupTable, day: &str) {
+    let pinned = rollup.pin().await.unwrap();
+    let state = pinned.table.snapshot().unwrap();
+    let file = state.log_data().into_iter().find(|file| file.path().contains(day)).unwrap();
+    #[expect(deprecated, reason = "the one way to an action")]
+    let mut add = file.add_action();
+    let copy = add.path.replace(".parquet", "-copy.parquet");
+    let folder = dir.path().join(rollup.grain().table_name());
+    std::fs::copy(folder.join(&add.path), folder.join(&copy)).unwrap();
+    add.path = copy;
+    let operation = deltalake::protocol::DeltaOperation::Delete { predicate: None };
+    let actions = vec![deltalake::kernel::Action::Add(add)];
+    rollup.commit(&pinned, actions, &pinned.positions, operation).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn events_that_expired_excuse_nothing_in_days_that_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = lake(&dir);
+    let table = EventsTable::open(&store).await.unwrap();
+    let rollups = Rollups::open(&store).await.unwrap();
+    // As many in the days before as now: by number alone, one could be taken for the other.
+    let mut rows = events(ONE, 1..=400);
+    for row in rows.iter_mut().filter(|row| row.lsn > 200) {
+        row.event.occurred_at = row.event.occurred_at.plus_secs(-5 * 24 * HOUR_S);
+        row.event.delivered_at = row.event.delivered_at.map(|at| at.plus_secs(-5 * 24 * HOUR_S));
+    }
+    table.append(ONE, rows).await.unwrap();
+    rollups.refresh(&table, NOON).await.unwrap();
+    let lease = Lease::take(&store, "test", &lease_ids(), 60_000, 0).await.unwrap().unwrap();
+    table.expire(&lease, "2026-01-29", &[], false).await.unwrap();
+    for compared in rollups.verify(&table, NOON).await.unwrap() {
+        assert!(compared.expired > 0, "{compared:#?}");
+        assert_eq!((compared.wrong, compared.gone), (0, 0), "{compared:#?}");
+    }
+    for rollup in rollups.tables() {
+        double(&dir, rollup, "2026-01-31").await;
+    }
+    for compared in rollups.verify(&table, NOON).await.unwrap() {
+        assert!(compared.wrong > 10 && compared.gone == 0, "{compared:#?}");
+        assert!(compared.first.iter().all(|wrong| wrong.labels.contains("2026-01-31")), "{compared:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_day_that_expired_cannot_have_been_counted_twice_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = lake(&dir);
+    let table = EventsTable::open(&store).await.unwrap();
+    let rollups = Rollups::open(&store).await.unwrap();
+    table.append(ONE, events(ONE, 1..=100)).await.unwrap();
+    rollups.refresh(&table, NOON).await.unwrap();
+    double(&dir, &rollups.hourly, "2026-01-29").await;
+    let lease = Lease::take(&store, "test", &lease_ids(), 60_000, 0).await.unwrap().unwrap();
+    table.expire(&lease, "2026-01-30", &[], false).await.unwrap();
+    let compared = rollups.verify(&table, NOON).await.unwrap();
+    assert_eq!((compared[0].wrong, compared[0].gone), (0, 0), "{compared:#?}");
+    assert!(compared[1].wrong > 0 && compared[1].gone == 0, "{compared:#?}");
+}
+
 #[tokio::test]
 async fn verify_names_what_differs() {
     let dir = tempfile::tempdir().unwrap();

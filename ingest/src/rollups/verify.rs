@@ -1,18 +1,21 @@
 //! Computes rollups anew from every event, and compares: nothing but what was erased or has expired may differ.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, RecordBatch};
 use arrow::compute::kernels::numeric::neg_wrapping;
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Date32Type, Int64Type};
+use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
+use deltalake::DeltaTableError;
 use futures::TryStreamExt;
 use sendlake_control::clock::Timestamp;
 use serde::Serialize;
 
 use super::refresh::above;
-use super::schema::{LABELS, ROLLUP_SCHEMA, SOURCE_SCHEMA, sums};
+use super::schema::{LABELS, PARTITION_COLUMN, ROLLUP_SCHEMA, SOURCE_SCHEMA, sums};
 use super::table::{Grain, PinnedRollup, RollupTable};
 use super::{Rollups, sum};
 use crate::maintain::source::{self, Columns, DataFile};
@@ -37,7 +40,11 @@ pub struct Compared {
     pub rows: u64,
     /// Labels whose sums differ in a way that nothing explains.
     pub wrong: u64,
-    /// Labels with more in the rollup than in `events`, of which rows were removed since: erased, or expired.
+    /// Labels with more in the rollup than in `events`, of days that `events` no longer has: expired.
+    pub expired: u64,
+    /// Labels with more in the rollup than in `events`, of days that `events` has. As many rows as they have too many
+    /// were removed by other means than the end of a day: erased. Nothing is known of removed rows but how many they
+    /// were, so that is all that is compared.
     pub gone: u64,
     /// The first of those that are wrong.
     pub first: Vec<Difference>,
@@ -55,16 +62,21 @@ pub struct Difference {
 impl Rollups {
     /// Reads every event and every row of both rollups. Holds one row for each set of labels in memory.
     pub async fn verify(&self, events: &EventsTable, now: Timestamp) -> Result<Vec<Compared>, LakeError> {
-        let mut compared = Vec::new();
-        for table in self.tables() {
-            compared.push(table.compare(events, now).await?);
-        }
-        Ok(compared)
+        // Hours first: they are never dropped, so they tell how many events went with their days.
+        let (hourly, expired) = self.hourly.compare(events, now, 0).await?;
+        let (minute, _) = self.minute.compare(events, now, expired).await?;
+        Ok(vec![minute, hourly])
     }
 }
 
 impl RollupTable {
-    async fn compare(&self, events: &EventsTable, now: Timestamp) -> Result<Compared, LakeError> {
+    /// `expired` of the removed events are known to have gone with their days. Returns how many this rollup knows.
+    async fn compare(
+        &self,
+        events: &EventsTable,
+        now: Timestamp,
+        expired: u64,
+    ) -> Result<(Compared, u64), LakeError> {
         let pinned = self.pin().await?;
         let pinned_events = events.pin(None).await?;
         let since = self.grain().first_day(now);
@@ -88,8 +100,20 @@ impl RollupTable {
         for incarnation in pinned.positions.lsn.keys() {
             removed = removed.saturating_add(events.removed_rows(&pinned_events, *incarnation).await?);
         }
-        judge(&rest, removed, &mut compared)?;
-        Ok(compared)
+        let days = days_of(&pinned_events).map_err(events.failed("read the state of"))?;
+        let (over, there): (Vec<_>, Vec<_>) =
+            by_day(&rest, &days)?.into_iter().partition(|part| part.is_over);
+        // Each removed event was in one bucket by when it occurred, and in one at most by the delivery that it answers.
+        let mut left = Left { occurred: removed, cohort: removed };
+        compared.expired = judge(&over, &mut left, &mut compared)?;
+        let known = removed.saturating_sub(left.occurred);
+        let others = removed.saturating_sub(known.max(expired));
+        // Feedback comes after the delivery that it answers. So feedback that expired is missed in a day that is still
+        // there only where days went out of turn.
+        let out_of_turn = last_day(&over)? > days.iter().min().copied();
+        let mut left = Left { occurred: others, cohort: if out_of_turn { left.cohort } else { others } };
+        compared.gone = judge(&there, &mut left, &mut compared)?;
+        Ok((compared, known))
     }
 
     async fn stored(&self, pinned: &PinnedRollup, since: Option<i32>) -> Result<Vec<RecordBatch>, LakeError> {
@@ -181,11 +205,74 @@ fn negate(batch: &RecordBatch) -> Result<RecordBatch, LakeError> {
     Ok(RecordBatch::try_new(ROLLUP_SCHEMA.clone(), columns.collect::<Result<Vec<ArrayRef>, _>>()?)?)
 }
 
-/// Sorts differences into those that removed rows explain and those that nothing does.
-fn judge(rest: &[RecordBatch], removed: u64, compared: &mut Compared) -> Result<(), LakeError> {
-    let names = sums();
-    let mut left = removed;
+/// The days since the epoch that `events` has any file of.
+fn days_of(pinned: &Pinned) -> Result<HashSet<i32>, DeltaTableError> {
+    let day = |text: &str| Timestamp::parse(&format!("{text}T00:00:00Z")).map(Timestamp::days);
+    let files = pinned.table.snapshot()?.log_data().into_iter();
+    Ok(files.filter_map(|file| day(DataFile::of(&file).day())).collect())
+}
+
+/// Differences of days that `events` still has, or has not any more.
+struct Part {
+    rows: RecordBatch,
+    is_over: bool,
+}
+
+fn by_day(rest: &[RecordBatch], days: &HashSet<i32>) -> Result<Vec<Part>, LakeError> {
+    let mut parts = Vec::new();
     for batch in rest {
+        let over = bucket_days(batch)?.values().iter().map(|day| Some(!days.contains(day)));
+        let over: BooleanArray = over.collect();
+        let there = arrow::compute::not(&over)?;
+        for (wanted, is_over) in [(over, true), (there, false)] {
+            parts.push(Part { rows: filter_record_batch(batch, &wanted)?, is_over });
+        }
+    }
+    Ok(parts)
+}
+
+/// The last day that the rollup has events too many of.
+fn last_day(parts: &[Part]) -> Result<Option<i32>, LakeError> {
+    let mut last = None;
+    for Part { rows, .. } in parts {
+        let events = rows.column_by_name("events").and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let events = events.ok_or_else(|| ArrowError::SchemaError("there is no column events".to_owned()))?;
+        let days = bucket_days(rows)?.values().iter().zip(events.values());
+        last = last.max(days.filter(|(_, events)| **events != 0).map(|(day, _)| *day).max());
+    }
+    Ok(last)
+}
+
+fn bucket_days(batch: &RecordBatch) -> Result<&PrimitiveArray<Date32Type>, ArrowError> {
+    let column = batch.column_by_name(PARTITION_COLUMN).and_then(|column| column.as_primitive_opt());
+    column.ok_or_else(|| ArrowError::SchemaError(format!("there is no {PARTITION_COLUMN}")))
+}
+
+/// Removed events that no difference was put down to yet.
+struct Left {
+    occurred: u64,
+    cohort: u64,
+}
+
+impl Left {
+    /// Takes off what a set of labels has too many. False when that is more than is left, or not a number of events.
+    fn explain(&mut self, basis: &str, differing: &[(&str, i64)]) -> bool {
+        let events = differing.iter().find(|(name, _)| *name == "events").map_or(0, |(_, rest)| *rest);
+        let left = if basis == "occurred" { &mut self.occurred } else { &mut self.cohort };
+        let explained = u64::try_from(events).is_ok_and(|events| (1..=*left).contains(&events))
+            && differing.iter().all(|(_, rest)| *rest >= 0);
+        if explained {
+            *left -= events.unsigned_abs();
+        }
+        explained
+    }
+}
+
+/// How many of the differences removed rows explain. The others are wrong.
+fn judge(parts: &[Part], left: &mut Left, compared: &mut Compared) -> Result<u64, LakeError> {
+    let names = sums();
+    let mut explained = 0;
+    for Part { rows: batch, .. } in parts {
         let of = |name: &str| batch.column_by_name(name).map(|column| column.as_primitive::<Int64Type>());
         let columns: Vec<_> = names.iter().filter_map(|name| Some((name.as_str(), of(name)?))).collect();
         let basis = batch.column_by_name("basis").map(|column| cast(column, &DataType::Utf8)).transpose()?;
@@ -198,15 +285,9 @@ fn judge(rest: &[RecordBatch], removed: u64, compared: &mut Compared) -> Result<
             if differing.is_empty() {
                 continue;
             }
-            let extra = differing.iter().find(|(name, _)| *name == "events").map_or(0, |(_, rest)| *rest);
-            let extra = u64::try_from(extra).unwrap_or(0);
-            // An event that answers a delivery counts twice, once for each basis; only one of them is taken off.
-            let counted =
-                basis.as_ref().is_none_or(|basis| basis.as_string::<i32>().value(row) == "occurred");
-            let explained = extra > 0 && removed > 0 && differing.iter().all(|(_, rest)| *rest >= 0);
-            if explained && (!counted || extra <= left) {
-                left -= if counted { extra } else { 0 };
-                compared.gone += 1;
+            let basis = basis.as_ref().map_or("occurred", |basis| basis.as_string::<i32>().value(row));
+            if left.explain(basis, &differing) {
+                explained += 1;
                 continue;
             }
             compared.wrong += 1;
@@ -215,7 +296,7 @@ fn judge(rest: &[RecordBatch], removed: u64, compared: &mut Compared) -> Result<
             }
         }
     }
-    Ok(())
+    Ok(explained)
 }
 
 fn labels(batch: &RecordBatch, row: usize) -> Result<String, LakeError> {

@@ -4,14 +4,13 @@ use anyhow::Context;
 use clap::Args;
 use sendlake_ingest::rollups::Rollups;
 use sendlake_ingest::rollups::verify::Compared;
-use sendlake_ingest::store::open_store;
 use sendlake_ingest::table::EventsTable;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::cli::{CommandResult, Failure, FormatArg, rows};
 use crate::config::Config;
-use crate::system;
+use crate::{stores, system};
 
 #[derive(Args, Debug)]
 pub(crate) struct RollupArgs {
@@ -37,10 +36,10 @@ struct Done {
 
 const DONE: [&str; 7] =
     ["events_version", "events", "files_read", "rows_written", "files_folded", "files_expired", "elapsed_ms"];
-const COMPARED: [&str; 6] = ["rollup", "events_version", "events", "rows", "wrong", "gone"];
+const COMPARED: [&str; 7] = ["rollup", "events_version", "events", "rows", "wrong", "expired", "gone"];
 
 pub(super) async fn run(config: &Config, args: RollupArgs) -> CommandResult {
-    let store = open_store(&config.lake_place(), &config.storage.options).context("the lake")?;
+    let store = stores::open_place(config).context("the lake")?;
     let events = EventsTable::open_existing(&store).await.context("the lake")?;
     let Some(events) = events else {
         return Err(Failure::Missing(format!(
