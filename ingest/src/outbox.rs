@@ -27,6 +27,12 @@ pub trait Outbox: Send + Sync {
         None
     }
 
+    /// The number that this log began with under its identity; `None` when the store cannot tell. Numbers from here on
+    /// that are neither here nor in the lake are lost.
+    fn first_lsn(&self) -> Option<u64> {
+        None
+    }
+
     /// Where events go that wait for longer than this store should hold them; `None` where there is no such place.
     fn spill(&self) -> Option<&Arc<Spill>> {
         None

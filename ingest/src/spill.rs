@@ -31,6 +31,8 @@ use crate::table::layout;
 const EXTENSION: &str = "parquet";
 /// What a crash leaves of a file that was not finished.
 const STAGED: &str = "staged";
+/// A note of events that were in no file and nowhere else when their turn came.
+const MISSING: &str = "missing";
 
 /// Spilled events could not be written or read. None is lost by a failed write: they are still in the spool's store.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +93,32 @@ impl Spill {
 
     /// All files, by spool and number. What has another kind of name is somebody else's and left alone.
     pub fn files(&self) -> Result<Vec<SpillFile>, SpillError> {
-        let mut files: Vec<_> = paths(&self.dir)?.into_iter().filter_map(SpillFile::parse).collect();
+        let mut files: Vec<_> =
+            paths(&self.dir)?.into_iter().filter_map(|path| SpillFile::parse(path, EXTENSION)).collect();
         files.sort_unstable();
         Ok(files)
+    }
+
+    /// Keeps a note that these events were nowhere when those after them went to the lake. True the first time.
+    /// Blocking.
+    pub fn note_missing(&self, incarnation: Uuid, first_lsn: u64, last_lsn: u64) -> Result<bool, SpillError> {
+        let path = SpillFile::named(&self.dir, incarnation, first_lsn, last_lsn).path.with_extension(MISSING);
+        let failed = |source| SpillError::Folder { path: self.dir.clone(), source };
+        create_dir(&self.dir).map_err(failed)?;
+        match File::create_new(&path) {
+            Ok(_) => sync_dir(&self.dir).map(|()| true).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The notes of [`Spill::note_missing`], by spool and number; `path` is the note's. Whoever accepts the loss
+    /// removes the note.
+    pub fn missing(&self) -> Result<Vec<SpillFile>, SpillError> {
+        let notes = paths(&self.dir)?.into_iter().filter_map(|path| SpillFile::parse(path, MISSING));
+        let mut notes: Vec<_> = notes.collect();
+        notes.sort_unstable();
+        Ok(notes)
     }
 
     /// The last number that was spilled of a spool; 0 when there is none.
@@ -212,8 +237,8 @@ impl SpillFile {
         Self { incarnation, first_lsn, last_lsn, path }
     }
 
-    fn parse(path: PathBuf) -> Option<Self> {
-        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+    fn parse(path: PathBuf, kind: &str) -> Option<Self> {
+        if path.extension().is_none_or(|extension| extension != kind) {
             return None;
         }
         let (incarnation, lsns) =
@@ -222,6 +247,13 @@ impl SpillFile {
         let (first_lsn, last_lsn) = (first_lsn.parse().ok()?, last_lsn.parse().ok()?);
         let incarnation = Uuid::try_parse(incarnation).ok()?;
         (first_lsn > 0 && first_lsn <= last_lsn).then_some(Self { incarnation, first_lsn, last_lsn, path })
+    }
+
+    /// Whether any number is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.incarnation == other.incarnation
+            && self.first_lsn <= other.last_lsn
+            && other.first_lsn <= self.last_lsn
     }
 
     /// How many events went into it.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use sendlake_control::clock::Clock;
 use url::Url;
 
 use self::durable::DurableLocal;
@@ -72,7 +73,26 @@ pub enum StoreError {
 /// For buckets settings and credentials come from the environment and the vendor's files, as the vendors' own tools
 /// take them, and `options` (the keys of `object_store`, such as `aws_region` or `endpoint`) win over them. No request
 /// is made yet: see [`LakeStore::probe`]. Two calls for `memory://` give two separate places.
+///
+/// Without a clock nobody can tell when credentials of a process end: they are asked for every five minutes.
 pub fn open_store(location: &str, options: &BTreeMap<String, String>) -> Result<LakeStore, StoreError> {
+    open(location, options, None)
+}
+
+/// [`open_store`] with a clock, by which credentials that say when they end are asked for anew in time.
+pub fn open_store_by(
+    clock: &Arc<dyn Clock>,
+    location: &str,
+    options: &BTreeMap<String, String>,
+) -> Result<LakeStore, StoreError> {
+    open(location, options, Some(clock))
+}
+
+fn open(
+    location: &str,
+    options: &BTreeMap<String, String>,
+    clock: Option<&Arc<dyn Clock>>,
+) -> Result<LakeStore, StoreError> {
     if !location.contains("://") {
         return open_folder(Path::new(location));
     }
@@ -89,7 +109,8 @@ pub fn open_store(location: &str, options: &BTreeMap<String, String>) -> Result<
         "memory" => Ok(LakeStore { root: Arc::new(InMemory::new()), url: folder_url(&url) }),
         _ => {
             let shown = folder_url(&url);
-            Ok(LakeStore { root: cloud::open(&url, &shown, options, &environment())?, url: shown })
+            let root = cloud::open(&url, &shown, options, &environment(), clock)?;
+            Ok(LakeStore { root, url: shown })
         }
     }
 }

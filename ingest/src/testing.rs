@@ -93,6 +93,7 @@ pub struct MemoryOutbox {
     rows: Mutex<Vec<LoggedEvent>>,
     last_lsn: watch::Sender<u64>,
     spill: Option<Arc<Spill>>,
+    first_lsn: Option<u64>,
 }
 
 impl MemoryOutbox {
@@ -102,13 +103,19 @@ impl MemoryOutbox {
 
     pub fn starting_after(incarnation: Uuid, last_lsn: u64) -> Arc<Self> {
         let last_lsn = watch::Sender::new(last_lsn);
-        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn, spill: None })
+        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn, spill: None, first_lsn: None })
+    }
+
+    /// One whose log began after `last_lsn` under this identity, and that spills to a folder.
+    pub fn begun_after(incarnation: Uuid, last_lsn: u64, dir: &tempfile::TempDir) -> Arc<Self> {
+        let spill = Some(Arc::new(Spill::open(dir.path().to_owned()).unwrap()));
+        let (first_lsn, last_lsn) = (Some(last_lsn + 1), watch::Sender::new(last_lsn));
+        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn, spill, first_lsn })
     }
 
     /// One that spills to a folder.
     pub fn spilling(incarnation: Uuid, dir: &tempfile::TempDir) -> Arc<Self> {
-        let spill = Some(Arc::new(Spill::open(dir.path().to_owned()).unwrap()));
-        Arc::new(Self { incarnation, rows: Mutex::default(), last_lsn: watch::Sender::new(0), spill })
+        Self::begun_after(incarnation, 0, dir)
     }
 
     /// Logs `count` more events.
@@ -147,6 +154,10 @@ impl Outbox for MemoryOutbox {
 
     fn last_lsn(&self) -> Option<u64> {
         Some(*self.last_lsn.borrow())
+    }
+
+    fn first_lsn(&self) -> Option<u64> {
+        self.first_lsn
     }
 
     fn spill(&self) -> Option<&Arc<Spill>> {

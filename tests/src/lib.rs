@@ -2,7 +2,7 @@
 //! talks to, and a client that asks it.
 //!
 //! - [`home`]: a data folder with its configuration, and the command line on it · [`server`]: a running `serve`
-//! - [`power_cut`]: what a power cut leaves · [`random`]: choices of a seed
+//! - [`full_disk`]: folders without space · [`power_cut`]: what a power cut leaves · [`random`]: choices of a seed
 //! - [`http`]: the client · [`peers`]: real programs that tests need, or one line on what is missing · [`buckets`]: servers
 //!   of object storage
 
@@ -16,6 +16,7 @@
 )]
 
 pub mod buckets;
+pub mod full_disk;
 pub mod home;
 pub mod http;
 pub mod peers;

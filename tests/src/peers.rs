@@ -199,3 +199,18 @@ pub fn program(name: &str) -> Option<PathBuf> {
 pub fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
+
+/// Compiles `peers/<name>.c` into a library that is loaded before a program (`LD_PRELOAD`): `<folder>/<name>.so`. `None`,
+/// with a line that says so, where there is no C compiler.
+pub fn preloaded(name: &str, folder: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name).with_extension("c");
+    let library = folder.join(name).with_extension("so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
+    if !cfg!(target_os = "linux") || compiler.arg("-ldl").status().is_err() {
+        missing("a C compiler on Linux", "install one as `cc`");
+        return None;
+    }
+    assert!(library.exists(), "{name}.c does not compile");
+    Some(library)
+}

@@ -11,11 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::peers::missing;
+use crate::peers::preloaded;
 use crate::random::Random;
 
 const PAGE: u64 = 4_096;
@@ -57,14 +56,7 @@ impl PowerCut {
         // beside the folder: the journal keeps links to files, so it must lie on the same file system
         let work = tempfile::Builder::new().prefix("cut").tempdir_in(root.parent().unwrap()).unwrap();
         fs::create_dir(work.path().join("journal")).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/power_cut.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(work.path().join("power_cut.so")).arg(source);
-        if !cfg!(target_os = "linux") || compiler.arg("-ldl").status().is_err() {
-            missing("a C compiler on Linux", "install one as `cc`");
-            return None;
-        }
-        assert!(work.path().join("power_cut.so").exists(), "power_cut.c does not compile");
+        preloaded("power_cut", work.path())?;
         Some(Self { root, work, lies: false, unknown: Default::default() })
     }
 

@@ -11,19 +11,21 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{ClientConfigKey, StaticCredentialProvider};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use sendlake_control::clock::Clock;
 use url::Url;
 
 use super::StoreError;
 use super::profile::{Profile, Source};
 
-/// Opens the service of `url`; messages say `shown` instead. `variable` is the environment.
+/// Opens the service of `url`; messages say `shown` instead.
 pub(super) fn open(
     url: &Url,
     shown: &Url,
     options: &BTreeMap<String, String>,
     environment: &BTreeMap<String, String>,
+    clock: Option<&Arc<dyn Clock>>,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let place = Place { url, shown, options, environment };
+    let place = Place { url, shown, options, environment, clock };
     match url.scheme() {
         "s3" | "s3a" => place.amazon(),
         "gs" => place.google(),
@@ -37,6 +39,7 @@ struct Place<'a> {
     shown: &'a Url,
     options: &'a BTreeMap<String, String>,
     environment: &'a BTreeMap<String, String>,
+    clock: Option<&'a Arc<dyn Clock>>,
 }
 
 impl Place<'_> {
@@ -63,7 +66,7 @@ impl Place<'_> {
         let unsigned = builder.get_config_value(&Key::SkipSignature).is_some_and(|value| value == "true");
         if lacks(&builder, &Key::AccessKeyId) && lacks(&builder, &Key::SecretAccessKey) && !unsigned {
             let source = profile
-                .source()
+                .source(self.clock)
                 .map_err(|source| StoreError::Profile { url: self.shown.to_string(), source })?;
             builder = with_source(builder, source, &profile);
         }

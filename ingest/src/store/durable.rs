@@ -182,7 +182,13 @@ fn failure(message: String) -> Error {
 }
 
 fn io_failure(action: &str, path: &FsPath, error: io::Error) -> Error {
-    failure(format!("cannot {action} {}: {error}", path.display()))
+    let advice = if is_full(&error) { "; make room there: it is tried again by itself" } else { "" };
+    failure(format!("cannot {action} {}: {error}{advice}", path.display()))
+}
+
+/// Whether there is no space left, on the disk or for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Runs file work off the runtime's own threads where there is a runtime.

@@ -4,17 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
+use sendlake_control::clock::{Clock, Timestamp};
 use serde::Deserialize;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-/// How long the answer of a `credential_process` is used before it is asked again. Sessions of AWS last a quarter
-/// of an hour at least.
+/// How long the answer of a `credential_process` is used that does not say when it ends. Sessions of AWS last a
+/// quarter of an hour at least.
 const PROCESS_ASKED_EVERY: Duration = Duration::from_secs(300);
+/// So long before its end an answer is asked for anew; a quarter of its time for one that lasts less than four minutes.
+const ASKED_BEFORE_END: Duration = Duration::from_secs(60);
 
 /// What keeps a profile from being used.
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +105,9 @@ impl Profile {
         self.get("endpoint_url")
     }
 
-    /// The credentials, in the vendor's order; `None` when the profile names none.
-    pub(super) fn source(&self) -> Result<Option<Source>, ProfileError> {
+    /// The credentials, in the vendor's order; `None` when the profile names none. `clock` tells how long those last
+    /// that end at a given time.
+    pub(super) fn source(&self, clock: Option<&Arc<dyn Clock>>) -> Result<Option<Source>, ProfileError> {
         let name = || self.name.clone();
         if let Some(role_arn) = self.get("role_arn") {
             return match self.get("web_identity_token_file") {
@@ -135,7 +140,8 @@ impl Profile {
             (None, None) => {}
         }
         if let Some(command) = self.get("credential_process") {
-            return Ok(Some(Source::Process(Arc::new(ProcessCredentials::new(command, &self.name)))));
+            let process = ProcessCredentials::new(command, &self.name, clock.cloned());
+            return Ok(Some(Source::Process(Arc::new(process))));
         }
         if self.values.keys().any(|key| key.starts_with("sso_")) {
             return Err(ProfileError::Unsupported { name: name(), by: "single sign-on (sso_session)" });
@@ -190,21 +196,31 @@ fn sections(path: &Path, variable: &'static str) -> Result<Sections, ProfileErro
     Ok(sections)
 }
 
-/// Credentials from a command's standard output, asked anew every few minutes.
+/// Credentials from a command's standard output, asked anew before they end.
 #[derive(Debug)]
 pub(super) struct ProcessCredentials {
     command: String,
     profile: String,
-    last: Mutex<Option<(Instant, Arc<AwsCredential>)>>,
+    clock: Option<Arc<dyn Clock>>,
+    last: Mutex<Option<Asked>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    credential: Arc<AwsCredential>,
+    /// From here on a new one is asked for.
+    stale_at: Instant,
+    /// From here on it is of no use; `None` when it did not say.
+    over_at: Option<Instant>,
 }
 
 impl ProcessCredentials {
-    fn new(command: &str, profile: &str) -> Self {
-        Self { command: command.to_owned(), profile: profile.to_owned(), last: Mutex::new(None) }
+    fn new(command: &str, profile: &str, clock: Option<Arc<dyn Clock>>) -> Self {
+        Self { command: command.to_owned(), profile: profile.to_owned(), clock, last: Mutex::new(None) }
     }
 
     /// Runs the command. What it writes to standard error is not repeated: it may hold secrets.
-    async fn ask(&self) -> Result<AwsCredential, String> {
+    async fn ask(&self) -> Result<Asked, String> {
         let output = tokio::process::Command::new("sh")
             .args(["-c", &self.command])
             .stdin(std::process::Stdio::null())
@@ -220,13 +236,38 @@ impl ProcessCredentials {
         if said.version != 1 {
             return Err(format!("printed Version {}, and only 1 is known", said.version));
         }
-        Ok(AwsCredential {
-            key_id: said.access_key_id,
-            secret_key: said.secret_access_key,
-            token: said.session_token,
+        let lasts = self.lasts(said.expiration.as_deref())?;
+        let now = Instant::now();
+        Ok(Asked {
+            credential: Arc::new(AwsCredential {
+                key_id: said.access_key_id,
+                secret_key: said.secret_access_key,
+                token: said.session_token,
+            }),
+            stale_at: now + used_for(lasts),
+            over_at: lasts.map(|lasts| now + lasts),
         })
     }
+
+    /// How long an answer lasts that ends at `expiration`; `None` when it does not say.
+    fn lasts(&self, expiration: Option<&str>) -> Result<Option<Duration>, String> {
+        let (Some(text), Some(clock)) = (expiration, &self.clock) else { return Ok(None) };
+        let at = Timestamp::parse(text).ok_or("printed an Expiration that is no time of ISO 8601")?;
+        // A century will do: an instant cannot be moved as far as a date can be written.
+        let left_ms = u64::try_from(at.millis_since(clock.now())).unwrap_or(0).min(CENTURY_MS);
+        if left_ms == 0 {
+            return Err(format!("printed credentials that ended at {at} (is this host's clock right?)"));
+        }
+        Ok(Some(Duration::from_millis(left_ms)))
+    }
 }
+
+/// How long an answer is used that lasts so long.
+fn used_for(lasts: Option<Duration>) -> Duration {
+    lasts.map_or(PROCESS_ASKED_EVERY, |lasts| lasts.saturating_sub(ASKED_BEFORE_END.min(lasts / 4)))
+}
+
+const CENTURY_MS: u64 = 100 * 365 * 86_400_000;
 
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>
 #[derive(Deserialize)]
@@ -236,6 +277,7 @@ struct ProcessAnswer {
     access_key_id: String,
     secret_access_key: String,
     session_token: Option<String>,
+    expiration: Option<String>,
 }
 
 #[async_trait]
@@ -244,10 +286,10 @@ impl CredentialProvider for ProcessCredentials {
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let mut last = self.last.lock().await;
-        if let Some((at, credential)) = last.as_ref()
-            && at.elapsed() < PROCESS_ASKED_EVERY
+        if let Some(asked) = last.as_ref()
+            && Instant::now() < asked.stale_at
         {
-            return Ok(Arc::clone(credential));
+            return Ok(Arc::clone(&asked.credential));
         }
         let failed = |said| object_store::Error::Generic {
             store: "S3",
@@ -257,9 +299,18 @@ impl CredentialProvider for ProcessCredentials {
             )
             .into(),
         };
-        let credential = Arc::new(self.ask().await.map_err(failed)?);
-        *last = Some((Instant::now(), Arc::clone(&credential)));
-        Ok(credential)
+        match self.ask().await {
+            Ok(asked) => Ok(Arc::clone(&last.insert(asked).credential)),
+            Err(said) => match last.as_ref() {
+                // Asked early: what there is serves a little longer.
+                Some(asked) if asked.over_at.is_some_and(|over_at| Instant::now() < over_at) => {
+                    let error = failed(said);
+                    tracing::warn!(%error, "the lake's credentials end soon, and new ones could not be had");
+                    Ok(Arc::clone(&asked.credential))
+                }
+                _ => Err(failed(said)),
+            },
+        }
     }
 }
 

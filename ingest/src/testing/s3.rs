@@ -49,6 +49,10 @@ pub struct FaultyS3 {
     pub fault_percent: AtomicUsize,
     pub served: AtomicUsize,
     injected: Mutex<BTreeMap<String, usize>>,
+    /// A customer's key: without the three headers that carry it nothing is written or read.
+    pub customer_key: Mutex<Option<String>>,
+    /// Requests that came with it, by kind.
+    with_key: Mutex<BTreeMap<String, usize>>,
 }
 
 impl FaultyS3 {
@@ -92,6 +96,36 @@ impl FaultyS3 {
     /// How often each fault was injected, before (`-`) and after (`+`) the effect.
     pub fn injected(&self) -> BTreeMap<String, usize> {
         self.injected.lock().unwrap().clone()
+    }
+
+    /// How many requests of each kind came with the customer's key.
+    pub fn with_key(&self) -> BTreeMap<String, usize> {
+        self.with_key.lock().unwrap().clone()
+    }
+
+    /// Whether a request may go on, as S3 has it: creating, writing and reading need the key; the end of an upload,
+    /// removing and listing do not.
+    fn may(&self, request: &Request) -> bool {
+        let Some(key) = self.customer_key.lock().unwrap().clone() else { return true };
+        let kind = match (request.method.as_str(), request.query.contains_key("uploadId")) {
+            ("PUT", true) => "part",
+            ("PUT", false) => "put",
+            ("POST", false) => "upload",
+            ("GET", _) if request.range.is_some() => "range",
+            ("GET", _) => "get",
+            ("HEAD", _) => "head",
+            _ => return true,
+        };
+        let header = |name: &str| {
+            let name = format!("x-amz-server-side-encryption-customer-{name}");
+            request.headers.get(&name).map(String::as_str)
+        };
+        let digest = header("key-md5").is_some_and(|digest| digest.len() == 24);
+        let may = header("algorithm") == Some("AES256") && header("key") == Some(key.as_str()) && digest;
+        if may {
+            *self.with_key.lock().unwrap().entry(kind.to_owned()).or_default() += 1;
+        }
+        may
     }
 
     /// SplitMix64.
@@ -156,6 +190,9 @@ impl FaultyS3 {
 
     fn answer(&self, request: &Request) -> Answer {
         let Some(key) = request.path.strip_prefix(BUCKET) else { return self.answer_bucket(request) };
+        if !self.may(request) {
+            return Answer::new(400, b"<Error><Code>InvalidRequest</Code></Error>".to_vec());
+        }
         let mut objects = self.objects.lock().unwrap();
         let mut uploads = self.uploads.lock().unwrap();
         let upload = request.query.get("uploadId");
@@ -305,6 +342,7 @@ struct Request {
     query: HashMap<String, String>,
     range: Option<String>,
     only_if_absent: bool,
+    headers: HashMap<String, String>,
     body: Vec<u8>,
 }
 
@@ -341,6 +379,7 @@ impl Request {
             query: url.query_pairs().into_owned().collect(),
             range: headers.get("range").cloned(),
             only_if_absent: headers.get("if-none-match").is_some_and(|value| value == "*"),
+            headers,
             body,
         })
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::finding::Finding;
 use super::ledger::Ledger;
 use crate::outbox::{Outbox, OutboxError};
-use crate::spill::SpillError;
+use crate::spill::{SpillError, SpillFile};
 
 /// Rows read in one go.
 const PAGE_ROWS: usize = 20_000;
@@ -23,6 +23,8 @@ pub(super) struct Waiting {
     rows: BTreeMap<u64, Uuid>,
     /// The newest LSN given out before anything was read.
     last_lsn: Option<u64>,
+    /// Events that were nowhere when their turn came, as the lake's writer noted.
+    missing: Vec<SpillFile>,
 }
 
 impl Waiting {
@@ -31,7 +33,7 @@ impl Waiting {
         let reader = Arc::clone(&outbox);
         let read = tokio::task::spawn_blocking(move || {
             let last_lsn = reader.last_lsn();
-            let mut rows = BTreeMap::new();
+            let (mut rows, mut missing) = (BTreeMap::new(), Vec::new());
             let mut after_lsn = 0;
             loop {
                 let page = reader.read(after_lsn, PAGE_ROWS)?;
@@ -48,8 +50,9 @@ impl Waiting {
                 for file in spill.files().map_err(told)?.iter().filter(|file| file.incarnation == own) {
                     rows.extend(file.event_ids().map_err(told)?);
                 }
+                missing = spill.missing().map_err(told)?;
             }
-            Ok((last_lsn, rows))
+            Ok((last_lsn, rows, missing))
         });
         // A store whose pages are torn may fail in ways that its library does not tell as an error.
         let read = match read.await {
@@ -57,7 +60,9 @@ impl Waiting {
             Err(ended) => Err(format!("its store is damaged ({ended})")),
         };
         match read {
-            Ok((last_lsn, rows)) => Some(Self { incarnation: outbox.incarnation(), outbox, rows, last_lsn }),
+            Ok((last_lsn, rows, missing)) => {
+                Some(Self { incarnation: outbox.incarnation(), outbox, rows, last_lsn, missing })
+            }
             Err(problem) => {
                 findings.push(unreadable(&problem));
                 None
@@ -84,7 +89,10 @@ impl Waiting {
     /// Whether the outbox goes on where the lake ends, without a hole.
     pub fn check(&self, committed_lsn: u64, findings: &mut Vec<Finding>) {
         let place = format!("spool {}", self.incarnation);
-        let mut next = committed_lsn.saturating_add(1);
+        for gap in &self.missing {
+            findings.push(given_up(gap));
+        }
+        let mut next = committed_lsn.saturating_add(1).max(self.outbox.first_lsn().unwrap_or(1));
         let mut missing: Option<(u64, u64)> = None;
         for lsn in self.rows.range(next..).map(|(lsn, _)| *lsn) {
             if lsn != next {
@@ -123,6 +131,24 @@ impl Waiting {
             ));
         }
     }
+}
+
+/// Events that nobody had when those after them went to the lake.
+fn given_up(gap: &SpillFile) -> Finding {
+    let SpillFile { incarnation, first_lsn, last_lsn, path } = gap;
+    Finding::error(
+        "spool",
+        format!("spool {incarnation}"),
+        format!(
+            "events {first_lsn} to {last_lsn} were neither in the lake nor in the spool when those after them were \
+             committed: a file of spilled events was moved away, or lost"
+        ),
+        &format!(
+            "if the file {incarnation}-{first_lsn}-… is somewhere, keep it: it is Parquet with the columns of `events`, and \
+             the only place that has them. When you have taken note, remove {}",
+            path.display()
+        ),
+    )
 }
 
 /// The outbox's store failed.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::testing::{MemoryOutbox, NOON, events, lake};
+use crate::writer::{LakeWriter, LakeWriterSettings};
 
 const SPOOL: Uuid = Uuid::from_u128(0x5e4d);
 const OTHER: Uuid = Uuid::from_u128(0x07e4);
@@ -276,4 +277,47 @@ async fn a_log_that_begins_above_one_balances_as_well() {
     let report = verify(&dir, &outbox, Depth::Whole).await;
     assert_eq!(told(&report), Vec::<String>::new());
     assert_eq!((report.spools[0].rows, report.spools[0].removed), (Some(30), 30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spilled_file_that_was_moved_away_is_missed_before_and_after_the_rest_is_committed() {
+    let (dir, spool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let outbox = MemoryOutbox::begun_after(SPOOL, 0, &spool);
+    outbox.log(50);
+    let spill = outbox.spill().unwrap();
+    let first = spill.write(&outbox.read(0, 20).unwrap()).unwrap().unwrap();
+    outbox.trim(20).await.unwrap();
+    let away = dir.path().join("_away.parquet");
+    std::fs::rename(&first.path, &away).unwrap();
+    let table = Arc::new(EventsTable::open(&lake(&dir)).await.unwrap());
+    says(&verify(&dir, &outbox, Depth::Quick).await, &["spool", "events 1 to 20", "neither in the lake"]);
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let clock = Arc::new(sendlake_control::clock::ManualClock::new(NOON));
+    let (writer, handle) = LakeWriter::new(outbox.clone(), table, clock, LakeWriterSettings::default());
+    let running = tokio::spawn(writer.run(stop.clone()));
+    assert_eq!(handle.flush().await.unwrap().lsn, 50, "what is there goes its way");
+    for depth in [Depth::Quick, Depth::Whole] {
+        let report = verify(&dir, &outbox, depth).await;
+        says(&report, &["spool", "events 1 to 20", "moved away", "keep it", ".missing"]);
+    }
+    // Put back, it stays: nothing else has these events.
+    std::fs::rename(&away, &first.path).unwrap();
+    handle.flush().await.unwrap();
+    spill.sweep(std::time::Duration::ZERO).await;
+    assert!(first.path.exists());
+    std::fs::remove_file(&spill.missing().unwrap()[0].path).unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    assert!(verify(&dir, &outbox, Depth::Whole).await.agrees(), "the loss was accepted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_under_a_new_identity_begins_where_it_begins() {
+    let (dir, spool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let outbox = MemoryOutbox::begun_after(SPOOL, 30, &spool);
+    outbox.log(5);
+    EventsTable::open(&lake(&dir)).await.unwrap();
+    let report = verify(&dir, &outbox, Depth::Whole).await;
+    assert_eq!(told(&report), Vec::<String>::new());
 }

@@ -40,31 +40,48 @@ impl LakeWriter {
             .filter(|file| file.incarnation == self.outbox.incarnation())
             .partition(|file| file.last_lsn > after_lsn);
         if let Some(spill) = self.outbox.spill() {
-            for file in &over {
+            let missing = if over.is_empty() { Vec::new() } else { spill.missing()? };
+            let came_late = |file: &SpillFile| missing.iter().any(|gap| gap.overlaps(file));
+            for file in over.iter().filter(|file| !came_late(file)) {
                 spill.retire(file).await;
             }
         }
         if own.is_empty() {
-            self.tell_gap(after_lsn, rows.first().map(|row| row.lsn));
+            self.tell_gap(after_lsn, rows.first().map(|row| row.lsn)).await?;
             return Ok(if rows.is_empty() { Step::Nothing } else { Step::Rows(rows) });
         }
-        self.tell_gap(after_lsn, own.first().map(|file| file.first_lsn));
+        self.tell_gap(after_lsn, own.first().map(|file| file.first_lsn)).await?;
         Ok(Step::Files(commit_of(&own, rows_max as u64)))
     }
 
-    /// Numbers follow each other. After a renewal they start anywhere, and there is no number before them.
-    fn tell_gap(&self, after_lsn: u64, next_lsn: Option<u64>) {
-        if let Some(next_lsn) = next_lsn
-            && after_lsn > 0
-            && next_lsn > after_lsn.saturating_add(1)
-        {
+    /// Numbers follow each other, from the first one of this log. Where they do not, events are gone: that is told, and
+    /// noted before those after them are taken to the lake, whose books have a place for numbers without a row.
+    async fn tell_gap(&self, after_lsn: u64, next_lsn: Option<u64>) -> Result<(), LakeError> {
+        let incarnation = self.outbox.incarnation();
+        // A log of unknown beginning may start anywhere.
+        let began_at = self.outbox.first_lsn().or((after_lsn > 0).then_some(1));
+        let (Some(next_lsn), Some(began_at)) = (next_lsn, began_at) else { return Ok(()) };
+        let (first_lsn, last_lsn) = (began_at.max(after_lsn.saturating_add(1)), next_lsn.saturating_sub(1));
+        if first_lsn > last_lsn {
+            return Ok(());
+        }
+        let is_new = match self.outbox.spill().map(Arc::clone) {
+            None => true,
+            Some(spill) => {
+                let note = move || spill.note_missing(incarnation, first_lsn, last_lsn);
+                tokio::task::spawn_blocking(note).await??
+            }
+        };
+        if is_new {
             tracing::error!(
-                first_lsn = after_lsn + 1,
-                last_lsn = next_lsn - 1,
-                incarnation = %self.outbox.incarnation(),
-                "events are neither in the lake nor in the spool; was a file of spilled events moved away?"
+                first_lsn,
+                last_lsn,
+                %incarnation,
+                "events are neither in the lake nor in the spool; was a file of spilled events moved away? \
+                 `sendlake lake verify` says so from now on"
             );
         }
+        Ok(())
     }
 
     /// Appends the rows of files that follow each other in one spool.

@@ -1,6 +1,16 @@
 //! What counts when options, environment and profile files disagree.
 
+use std::sync::atomic::Ordering;
+
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+use uuid::Uuid;
+
 use super::*;
+use crate::store::{LakeStore, open_store};
+use crate::table::EventsTable;
+use crate::testing::s3::FaultyS3;
+use crate::testing::{events, lsns};
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -9,7 +19,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// How the client that comes of it describes itself: settings, and which kind of credentials.
 fn opened(url: &str, options: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<String, String> {
     let url = Url::parse(url).unwrap();
-    match open(&url, &url, &map(options), &map(environment)) {
+    match open(&url, &url, &map(options), &map(environment), None) {
         Ok(store) => Ok(format!("{store:?}")),
         Err(error) => Err(error.to_string()),
     }
@@ -101,4 +111,52 @@ fn a_profile_that_cannot_be_used_matters_only_when_it_is_needed() {
     assert!(message.contains("single sign-on") && message.contains("s3://b"), "{message}");
     let keys = [("aws_access_key_id", "k"), ("aws_secret_access_key", "s")];
     assert!(opened("s3://b", &keys, &environment).is_ok());
+}
+
+const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+/// A lake on the server, as a configuration with these options opens it.
+fn lake_on(address: std::net::SocketAddr, options: &[(&str, &str)]) -> LakeStore {
+    let endpoint = format!("http://{address}");
+    let common = [
+        ("aws_endpoint", endpoint.as_str()),
+        ("aws_region", "test"),
+        ("aws_allow_http", "true"),
+        ("aws_access_key_id", "k"),
+        ("aws_secret_access_key", "s"),
+    ];
+    open_store("s3://lake/prod", &map(&[common.as_slice(), options].concat())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_ones_own_goes_with_every_write_and_read() {
+    let (s3, address) = FaultyS3::start(1).await;
+    *s3.customer_key.lock().unwrap() = Some(KEY.to_owned());
+    let lake =
+        lake_on(address, &[("aws_server_side_encryption", "sse-c"), ("aws_sse_customer_key_base64", KEY)]);
+    lake.probe().await.unwrap();
+    let spool = Uuid::from_u128(5);
+    let table = EventsTable::open(&lake).await.unwrap();
+    table.append(spool, events(spool, 1..=20)).await.unwrap();
+    let again = EventsTable::open(&lake).await.unwrap();
+    assert_eq!(lsns(&again.pin(None).await.unwrap().table, spool).await.len(), 20);
+
+    // As large files are written and read: in parts.
+    let path = Path::from("prod/large");
+    let mut upload = lake.root.put_multipart(&path).await.unwrap();
+    for part in [vec![1_u8; 6 << 20], vec![2; 100]] {
+        upload.put_part(PutPayload::from(part)).await.unwrap();
+    }
+    upload.complete().await.unwrap();
+    assert_eq!(lake.root.get_range(&path, 10..20).await.unwrap(), vec![1_u8; 10]);
+    assert_eq!(lake.root.head(&path).await.unwrap().size, (6 << 20) + 100);
+    let counted = s3.with_key();
+    for kind in ["put", "upload", "part", "get", "range", "head"] {
+        assert!(counted.contains_key(kind), "{kind}: {counted:?}");
+    }
+
+    // Without it nothing is to be had, which shows that the server does ask.
+    let served = s3.served.load(Ordering::SeqCst);
+    assert!(lake_on(address, &[]).root.get(&path).await.is_err());
+    assert!(s3.served.load(Ordering::SeqCst) > served);
 }
