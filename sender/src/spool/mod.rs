@@ -6,6 +6,7 @@
 //! - [`held`]: mail that limits hold, and when to look at it again · `usage`: first attempts by hour
 //! - [`feedback`]: events logged once, and the suppressions that events call for
 //! - [`erase`]: withdrawing a person's messages, looking for what is left of them
+//! - `stepped`: a clock that was set back between two runs
 //! - [`intake`]: accepting · [`work`]: dispatch, outcomes, operators' changes · `outbox`: the lake's side
 
 mod entry;
@@ -18,6 +19,7 @@ pub mod lanes;
 mod outbox;
 pub mod read;
 mod space;
+mod stepped;
 mod table;
 mod usage;
 pub mod work;
@@ -48,6 +50,8 @@ use self::writer::Writer;
 const FORMAT_VERSION: u8 = 1;
 const FORMAT: &str = "format";
 const INCARNATION: &str = "incarnation";
+/// The first number under this incarnation. Stores of older builds do not have it.
+const FIRST_LSN: &str = "first_lsn";
 /// Memory that the store may use for pages.
 const CACHE_BYTES: usize = 256 << 20;
 
@@ -65,6 +69,11 @@ pub enum SpoolError {
          file is damaged (moving it away starts an empty queue: mail that waits in it is not sent)"
     )]
     Store(String),
+    #[error(
+        "there is no space left for the spool's store ({0}); make room on its disk, then start again: what was accepted \
+         is kept, and the queue goes on where it was"
+    )]
+    Full(String),
     #[error("the spool holds a value that cannot be read: {0}; nothing was changed")]
     Damaged(String),
     #[error(
@@ -83,7 +92,10 @@ macro_rules! store_errors {
     ($($error:ty),*) => {
         $(impl From<$error> for SpoolError {
             fn from(error: $error) -> Self {
-                Self::Store(error.to_string())
+                match redb::Error::from(error) {
+                    redb::Error::Io(error) if durable::is_full(&error) => Self::Full(error.to_string()),
+                    error => Self::Store(error.to_string()),
+                }
             }
         })*
     };
@@ -133,6 +145,7 @@ impl Spool {
         // redb syncs what is in its file, but a new file's name lasts only once its folder was synced.
         durable::sync_dir(&settings.dir).map_err(failed)?;
         let incarnation = prepare(&db, &ids)?;
+        stepped::follow_the_clock(&db, sealer.as_ref(), &ids)?;
         let recovered = put_back(&db, sealer.as_ref(), &ids)?;
         let spill = Spill::open(spill_dir(&settings.dir))?;
         let reader = SpoolReader::new(db.clone(), sealer.clone(), incarnation, &settings.node_id, spill)?;
@@ -148,7 +161,7 @@ impl Spool {
         }
         Ok(Self {
             reader,
-            writer: Writer::start(db, last_lsn, on_fatal)?,
+            writer: Writer::start(db, last_lsn, ids.clock.clone(), on_fatal)?,
             lanes,
             held,
             ids,
@@ -172,7 +185,11 @@ impl Spool {
         // Files of the new identity before the store has it are files of another spool, which is what they would
         // stay after a crash here.
         self.reader.spill().relabel(old, shared_lsn, new)?;
-        self.writer.write(move |tables| tables.set_meta(INCARNATION, new.as_bytes()), |()| ()).await?;
+        let renew = move |tables: &mut Tables<'_>| {
+            tables.set_meta(FIRST_LSN, &shared_lsn.saturating_add(1).to_be_bytes())?;
+            tables.set_meta(INCARNATION, new.as_bytes())
+        };
+        self.writer.write(renew, |()| ()).await?;
         self.reader.set_incarnation(new);
         Ok(self)
     }
@@ -250,6 +267,7 @@ fn prepare(db: &Database, ids: &Ids) -> Result<Uuid, SpoolError> {
             _ => {
                 tables.set_meta(FORMAT, &[FORMAT_VERSION])?;
                 tables.set_meta(INCARNATION, ids.uuid().as_bytes())?;
+                tables.set_meta(FIRST_LSN, &1_u64.to_be_bytes())?;
             }
         }
         tables

@@ -63,6 +63,10 @@ impl Outbox for Spool {
         Some(*self.writer.last_lsn().borrow())
     }
 
+    fn first_lsn(&self) -> Option<u64> {
+        self.reader().first_lsn().ok().flatten()
+    }
+
     fn spill(&self) -> Option<&Arc<Spill>> {
         Some(self.reader().spill())
     }
@@ -100,6 +104,10 @@ impl Outbox for SpoolReader {
 
     fn last_lsn(&self) -> Option<u64> {
         SpoolReader::last_lsn(self).ok()
+    }
+
+    fn first_lsn(&self) -> Option<u64> {
+        SpoolReader::first_lsn(self).ok().flatten()
     }
 
     fn spill(&self) -> Option<&Arc<Spill>> {

@@ -13,7 +13,9 @@ use super::entry::{QueueEntry, Sealer, decode_content, decode_entry};
 use super::held::parse_held;
 use super::key::{Lane, QueueKey};
 use super::table::{CONTENT, HELD, IN_FLIGHT, META, OUTBOX, QUEUE};
-use super::{INCARNATION, SpoolError, builder, database_error, open_database, spill_dir, store_path};
+use super::{
+    FIRST_LSN, INCARNATION, SpoolError, builder, database_error, open_database, spill_dir, store_path,
+};
 use crate::submission::Content;
 
 /// Reads one consistent state at a time, each call the latest.
@@ -126,6 +128,12 @@ impl SpoolReader {
             held: open_table(&txn, HELD)?.map_or(Ok(0), |t| t.len())?,
             outbox_rows: open_table(&txn, OUTBOX)?.map_or(Ok(0), |t| t.len())?,
         })
+    }
+
+    /// The first number under the store's identity; `None` in a store that an older build made.
+    pub fn first_lsn(&self) -> Result<Option<u64>, SpoolError> {
+        let Some(meta) = open_table(&self.begin()?, META)? else { return Ok(None) };
+        Ok(meta.get(FIRST_LSN)?.and_then(|v| v.value().try_into().ok()).map(u64::from_be_bytes))
     }
 
     /// The newest LSN given out; 0 when there is none.

@@ -118,6 +118,45 @@ async fn finish(spool: &Spool, mut entry: QueueEntry, ids: &Ids, kind: EventType
 }
 
 #[tokio::test]
+async fn a_clock_set_back_between_two_runs_holds_up_no_retry() {
+    const HOURS_5_MS: i64 = 5 * 3_600_000;
+    let fixture = Fixture::new();
+    let spool = fixture.open();
+    let facts = SendingFacts::default();
+    spool.accept(fixture.submission(&["retry@x.test"], None), &facts).await.unwrap();
+    let entry = dispatch_all(&spool, fixture.ids.now()).await.remove(0);
+    let retry_at = fixture.ids.now().plus_secs(600);
+    finish(&spool, entry, &fixture.ids, EventType::Deferred, Outcome::Retry(retry_at)).await;
+    // Accepted and never tried; and asked for at a time of day, which is what it was, whatever the clock says.
+    spool.accept(fixture.submission(&["new@y.test"], None), &facts).await.unwrap();
+    let mut scheduled = fixture.submission(&["later@z.test"], None);
+    let send_at = fixture.ids.now().plus_secs(3_600);
+    scheduled.not_before = send_at;
+    spool.accept(scheduled, &facts).await.unwrap();
+    drop(spool);
+
+    fixture.clock.advance_millis(-HOURS_5_MS);
+    let spool = fixture.open();
+    let domains = |taken: Vec<QueueEntry>| -> Vec<String> {
+        taken.iter().map(|entry| entry.recipient.domain().to_owned()).collect()
+    };
+    assert_eq!(domains(dispatch_all(&spool, fixture.ids.now()).await), ["y.test"]);
+    fixture.clock.advance_millis(599_000);
+    assert_eq!(domains(dispatch_all(&spool, fixture.ids.now()).await), [""; 0]);
+    fixture.clock.advance_millis(1_000);
+    let retried = dispatch_all(&spool, fixture.ids.now()).await;
+    assert!(retried[0].not_before <= fixture.ids.now(), "it does not wait in the future");
+    assert_eq!(domains(retried), ["x.test"]);
+    assert_eq!(spool.lanes().next_due(), Some(send_at));
+    drop(spool);
+
+    // Once is enough: the store knows the new time.
+    let again = fixture.open();
+    assert_eq!(again.recovered(), 2);
+    assert_eq!(again.lanes().next_due(), Some(fixture.ids.now()));
+}
+
+#[tokio::test]
 async fn accepted_message_waits_across_a_restart_and_leaves_once() {
     let fixture = Fixture::new();
     let submission = fixture.submission(&["a@x.test", "b@x.test", "c@y.test"], None);

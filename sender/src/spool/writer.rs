@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use redb::{Database, Durability};
+use sendlake_control::clock::Clock;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::SpoolError;
@@ -29,7 +30,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: Arc<Database>, last_lsn: u64, on_fatal: OnFatal) -> Result<Self, SpoolError> {
+    pub(super) fn start(
+        db: Arc<Database>,
+        last_lsn: u64,
+        clock: Arc<dyn Clock>,
+        on_fatal: OnFatal,
+    ) -> Result<Self, SpoolError> {
         let (work, inbox) = channel();
         let (lsn_sender, lsn_receiver) = watch::channel(last_lsn);
         let fatal = Arc::new(OnceLock::new());
@@ -39,7 +45,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("spool-writer".into())
             .spawn(move || {
-                if let Err(error) = run(&db, &inbox, &lsn_sender, &wishes) {
+                if let Err(error) = run(&db, &inbox, &lsn_sender, &wishes, clock.as_ref()) {
                     let said = error.to_string();
                     let _ = latch.set(said.clone());
                     on_fatal(&said);
@@ -104,6 +110,7 @@ fn run(
     inbox: &Receiver<Work>,
     last_lsn: &watch::Sender<u64>,
     wished: &Notify,
+    clock: &dyn Clock,
 ) -> Result<(), SpoolError> {
     while let Ok(first) = inbox.recv() {
         let mut txn = db.begin_write()?;
@@ -117,6 +124,7 @@ fn run(
         {
             answers.push(work(&mut tables)?);
         }
+        tables.written_at(clock.now())?;
         let has_new_wishes = tables.has_new_wishes;
         let lsn = tables.finish()?;
         txn.commit()?;
