@@ -6,7 +6,7 @@ mod judging;
 mod local;
 pub(crate) mod maintenance;
 mod meeting;
-mod rollups;
+pub(crate) mod rollups;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -20,7 +20,6 @@ use sendlake_control::id::Ids;
 use sendlake_control::key::NewKey;
 use sendlake_ingest::outbox::Outbox;
 use sendlake_ingest::quotas::QuotasTable;
-use sendlake_ingest::store::open_store;
 use sendlake_ingest::table::EventsTable;
 use sendlake_ingest::writer::{LakeHandle, LakeWriter, LakeWriterSettings};
 use sendlake_query::QueryEngine;
@@ -113,7 +112,7 @@ impl Node {
         let spool = meeting::meet(spool, &lake, &ids, first).await?;
         let spool = Arc::new(spool);
         let outbox: Arc<dyn Outbox> = spool.clone();
-        let store = open_store(&config.lake_place(), &config.storage.options)?;
+        let store = stores::open_place(&config)?;
         let surroundings =
             stores::NodeSurroundings { control: control.clone(), lake: store, ids: ids.clone() };
         let engine = Arc::new(stores::open_engine(&config, lake.clone(), Some(outbox), surroundings)?);
@@ -149,7 +148,7 @@ impl Node {
             suppressions: suppressions.clone(),
             wishes: hearing.wishes.clone(),
             lake: lake.clone(),
-            store: open_store(&config.lake_place(), &config.storage.options)?,
+            store: stores::open_place(&config)?,
             writer: Arc::default(),
             ids: ids.clone(),
             holder: format!("{}, erasing", maintenance::holder(&config)),

@@ -18,7 +18,7 @@ use sendlake_ingest::outbox::Outbox;
 use sendlake_ingest::quotas::{PublishedQuotas, QuotasTable};
 use sendlake_ingest::rollups::Rollups;
 use sendlake_ingest::rollups::table::{Grain, PinnedRollup};
-use sendlake_ingest::store::{LakeStore, durable, open_store};
+use sendlake_ingest::store::{LakeStore, StoreError, durable, open_store_by};
 use sendlake_ingest::table::{EventsTable, LakeError, Pinned};
 use sendlake_query::{
     DomainRow, EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, RollupSnapshot,
@@ -28,6 +28,7 @@ use sendlake_sender::spool::{Sealer, SpoolReader, SpoolSettings};
 use tokio::sync::OnceCell;
 
 use crate::config::Config;
+use crate::system;
 
 /// Where the master key may come from besides its file.
 const MASTER_KEY_VARIABLE: &str = "SENDLAKE_MASTER_KEY";
@@ -120,22 +121,27 @@ pub fn tell_what_is_missing(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The lake's place. Nothing is asked of it yet.
+pub fn open_place(config: &Config) -> Result<LakeStore, StoreError> {
+    open_store_by(&system::ids().clock, &config.lake_place(), &config.storage.options)
+}
+
 /// Asks the lake's place whether it can be read and written. Returns whether it holds a lake; makes none.
 pub async fn try_lake(config: &Config) -> anyhow::Result<bool> {
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let store = open_place(config)?;
     store.probe().await?;
     Ok(EventsTable::open_existing(&store).await?.is_some())
 }
 
 /// The lake's events table, asked nothing yet: it is opened by its first use, and made where there is none.
 pub fn open_lake(config: &Config) -> anyhow::Result<Arc<EventsTable>> {
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let store = open_place(config)?;
     Ok(Arc::new(EventsTable::lazy(&store)?))
 }
 
 /// What keeps the lake in shape, as it is configured.
 pub fn maintainer(config: &Config, events: Arc<EventsTable>) -> anyhow::Result<Maintainer> {
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let store = open_place(config)?;
     Ok(Maintainer { store, events, settings: maintenance_settings(config) })
 }
 
@@ -168,7 +174,7 @@ pub fn rewrite_settings(config: &Config) -> RewriteSettings {
 
 /// The lake's table of published limits, likewise.
 pub fn open_quotas(config: &Config) -> anyhow::Result<Arc<QuotasTable>> {
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let store = open_place(config)?;
     Ok(Arc::new(QuotasTable::lazy(&store)?))
 }
 
@@ -183,7 +189,7 @@ pub async fn open_reading(config: &Config, ids: &Ids) -> anyhow::Result<(QueryEn
         None
     };
     let outbox = spool.clone().map(|reader| Arc::new(reader) as Arc<dyn Outbox>);
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let store = open_place(config)?;
     let lake = EventsTable::open_existing(&store).await?.with_context(|| {
         format!(
             "there is no lake at {}; is its volume mounted, or is storage.lake_url wrong?",

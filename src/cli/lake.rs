@@ -14,7 +14,6 @@ use sendlake_ingest::maintain::MaintainError;
 use sendlake_ingest::maintain::lease::Lease;
 use sendlake_ingest::maintain::reader::tables;
 use sendlake_ingest::maintain::round::{Maintainer, Step};
-use sendlake_ingest::store::open_store;
 use sendlake_ingest::table::EventsTable;
 
 use super::{CommandResult, Failure, Format, FormatArg, rows};
@@ -132,7 +131,7 @@ async fn ended(
 
 /// The lake, which has to be there.
 async fn open(config: &Config) -> Result<Maintainer, Failure> {
-    let store = open_store(&config.lake_place(), &config.storage.options).map_err(anyhow::Error::from)?;
+    let store = stores::open_place(config).map_err(anyhow::Error::from)?;
     let events = EventsTable::open_existing(&store).await.map_err(|error| failure(error.into()))?;
     let events = events.ok_or_else(|| missing(config))?;
     Ok(stores::maintainer(config, Arc::new(events))?)

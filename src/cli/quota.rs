@@ -4,13 +4,12 @@ use clap::{Args, Subcommand};
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::quotas::{PublishedQuotas, QuotaRow, QuotasTable};
-use sendlake_ingest::store::open_store;
 use sendlake_sender::stream::Stream;
 use serde::Serialize;
 
 use super::{CommandResult, Failure, FormatArg, rows, stream, tenant_id};
 use crate::config::Config;
-use crate::system;
+use crate::{stores, system};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QuotaCommand {
@@ -127,7 +126,7 @@ async fn read(config: &Config) -> anyhow::Result<Option<PublishedQuotas>> {
             config.storage.dir.display()
         );
     }
-    let store = open_store(&config.lake_place(), &config.storage.options)?;
+    let store = stores::open_place(config)?;
     match QuotasTable::open_existing(&store).await? {
         Some(table) => Ok(table.load().await?),
         None => Ok(None),

@@ -3,7 +3,6 @@
 use comfy_table::{ContentArrangement, Table};
 use sendlake_control::clock::Timestamp;
 use sendlake_ingest::maintain::status::{LakeReport, TableReport, report};
-use sendlake_ingest::store::open_store;
 use sendlake_sender::spool::SpoolReader;
 use serde::Serialize;
 use uuid::Uuid;
@@ -11,6 +10,7 @@ use uuid::Uuid;
 use super::super::{CommandResult, Format, rows};
 use super::{failure, missing};
 use crate::config::Config;
+use crate::node::rollups::who_keeps_up;
 use crate::{stores, system};
 
 /// What this node's spool still has.
@@ -31,20 +31,26 @@ struct Report<'a> {
     lake: &'a LakeReport,
     /// Of this data folder; null where there is no spool.
     outbox: Option<Outbox>,
+    /// What the configuration of this folder means for the lake, and may not be meant.
+    notes: Vec<String>,
 }
 
 pub(super) async fn run(config: &Config, format: Format) -> CommandResult {
-    let store = open_store(&config.lake_place(), &config.storage.options).map_err(anyhow::Error::from)?;
+    let store = stores::open_place(config).map_err(anyhow::Error::from)?;
     let now = system::ids().now();
     let lake = report(&store, &stores::maintenance_settings(config), now).await.map_err(failure)?;
     if lake.tables.is_empty() {
         return Err(missing(config));
     }
     let outbox = outbox(config, &lake).await;
+    let notes: Vec<String> = who_keeps_up(config).into_iter().collect();
     match format {
-        Format::Json => rows::print_json(&Report { lake: &lake, outbox })?,
+        Format::Json => rows::print_json(&Report { lake: &lake, outbox, notes })?,
         Format::Csv => rows::print(&lake.tables, &TABLE_COLUMNS, Format::Csv)?,
-        Format::Table => rows::emit(text(&lake, outbox.as_ref(), now).as_bytes()),
+        Format::Table => {
+            let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
+            rows::emit(format!("{}{notes}", text(&lake, outbox.as_ref(), now)).as_bytes());
+        }
     }
     Ok(())
 }

@@ -6,7 +6,6 @@ use anyhow::Context;
 use clap::Args;
 use sendlake_ingest::erase::forms::AddressForms;
 use sendlake_ingest::outbox::Outbox;
-use sendlake_ingest::store::open_store;
 use sendlake_ingest::verify::{
     Depth, Finding, Severity, Traced, Verify, VerifyReport, left_in, trace, trace_file, unreadable_outbox,
 };
@@ -43,7 +42,7 @@ async fn verify(config: &Config, quick: bool, format: Format) -> CommandResult {
     let ids = system::ids();
     let mut before = Vec::new();
     let outbox = reader(config, &mut before).await.map(|reader| Arc::new(reader) as Arc<dyn Outbox>);
-    let store = open_store(&config.lake_place(), &config.storage.options).map_err(anyhow::Error::from)?;
+    let store = stores::open_place(config).map_err(anyhow::Error::from)?;
     let verify = Verify {
         store,
         outbox,
@@ -96,7 +95,7 @@ async fn find(config: &Config, address: &str, format: Format) -> CommandResult {
     let forms = AddressForms::new(address).map_err(|error| Failure::Refused(error.to_string()))?;
     let mut findings = Vec::new();
     find_in_folder(config, address, &forms, &mut findings).await?;
-    let store = open_store(&config.lake_place(), &config.storage.options).map_err(anyhow::Error::from)?;
+    let store = stores::open_place(config).map_err(anyhow::Error::from)?;
     let traced: Traced = trace(&store, &forms, &mut findings).await;
     match format {
         Format::Json => rows::print_json(
