@@ -141,9 +141,16 @@ pub fn differ(old: &[QuotaRow], new: &[QuotaRow]) -> bool {
     sorted(old) != sorted(new)
 }
 
-/// Whether half of the time that `rows` hold for is gone at `now`, so that they have to be said again.
+/// Hosts that are kept in step differ by less.
+const AHEAD_MS_MAX: i64 = 60_000;
+
+/// Whether half of the time that `rows` hold for is gone at `now`, so that they have to be said again. Also when they were
+/// said in the future, by a clock that was set back since: they would hold for too long.
 pub fn half_gone(rows: &[QuotaRow], now: Timestamp) -> bool {
-    rows.iter().any(|row| now.millis_since(row.as_of) * 2 >= row.valid_until.millis_since(row.as_of))
+    rows.iter().any(|row| {
+        let age_ms = now.millis_since(row.as_of);
+        age_ms * 2 >= row.valid_until.millis_since(row.as_of) || age_ms < -AHEAD_MS_MAX
+    })
 }
 
 /// A limit that is not what it was.
