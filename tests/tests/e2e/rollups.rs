@@ -45,3 +45,16 @@ async fn sums_agree_with_events_at_any_moment_and_after_a_kill() {
     assert!(said.out.contains("rollup_1m") && said.out.contains("rollup_hourly"), "{}", said.out);
     assert_eq!(home.count(AGREE), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollups_that_nobody_keeps_up_do_not_stop_retention_unsaid() {
+    let home = Home::new().set("rollups.interval_s", 0).set("maintenance.retention_days", 400);
+    let server = home.start().await;
+    let key = home.tenant("acme", "acme.example");
+    server.http.ready(&key, "acme.example").await;
+    let said = "events stay for ever unless";
+    assert!(server.log().contains(said), "{}", server.log());
+    server.stop().await;
+    let status = home.ok(&["lake", "status"]);
+    assert!(status.contains(said) && status.contains("maintenance.ignored_readers"), "{status}");
+}
