@@ -2,8 +2,10 @@
 //!
 //! - `dispatch`: which message next, fairly among lanes · `site`: messages and sessions of one site
 //! - `gate`: suppressions and limits before each batch · `hold`: held mail, looked at again
-//! - `worker`: one session after another · `prepare`: the bytes of one message · [`verdict`]: what a reply means
+//! - `worker`: one session after another · `prepare`: the bytes of one message · `contents`: what messages of one
+//!   submission share · [`verdict`]: what a reply means
 
+mod contents;
 mod dispatch;
 mod gate;
 mod hold;
@@ -13,7 +15,6 @@ mod site;
 pub mod verdict;
 mod worker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::gate::Gate;
 use self::prepare::Preparer;
-use self::site::{Site, SiteKey};
+use self::site::Sites;
 use crate::identity::Identities;
 use crate::mx::Router;
 use crate::policy::limits::Limits;
@@ -95,7 +96,7 @@ pub struct Delivery {
     gate: Gate,
     ids: Ids,
     settings: DeliverySettings,
-    sites: Mutex<HashMap<SiteKey, Arc<Site>>>,
+    sites: Mutex<Sites>,
     /// Some site has room for more messages, or a domain has become routable.
     room: Notify,
     sessions: Arc<Semaphore>,
@@ -128,7 +129,7 @@ impl Delivery {
         let result = self.dispatch().await;
         let mut workers = std::mem::take(&mut *self.workers.lock());
         while workers.join_next().await.is_some() {}
-        let idle: Vec<_> = self.sites.lock().values().flat_map(|site| site.drain()).collect();
+        let idle: Vec<_> = self.sites.lock().all().flat_map(|site| site.drain()).collect();
         self.spool.release(idle, self.ids.now()).await?;
         result
     }

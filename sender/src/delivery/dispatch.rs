@@ -72,22 +72,18 @@ impl Delivery {
     }
 
     fn site(&self, key: SiteKey, provider: Option<String>) -> Arc<Site> {
-        let mut sites = self.sites.lock();
-        if sites.len() > 10_000 && !sites.contains_key(&key) {
-            sites.retain(|_, site| !site.is_unused());
-        }
-        let site = || Arc::new(Site::new(key.clone(), provider, self.settings.sessions_per_site_max));
-        Arc::clone(sites.entry(key.clone()).or_insert_with(site))
+        let site = || Site::new(key.clone(), provider, self.settings.sessions_per_site_max);
+        self.sites.lock().get(&key, self.ids.now(), site)
     }
 
     fn next_resumption(&self) -> Option<Timestamp> {
-        self.sites.lock().values().filter_map(|site| site.resumes_at()).min()
+        self.sites.lock().all().filter_map(|site| site.resumes_at()).min()
     }
 
     /// Fetches what the sites have room for, asks suppressions and limits, marks what may be sent and hands it
     /// over. Returns how many messages moved.
     async fn round(self: &Arc<Self>, now: Timestamp) -> Result<usize, SpoolError> {
-        let sites: Vec<Arc<Site>> = self.sites.lock().values().cloned().collect();
+        let sites: Vec<Arc<Site>> = self.sites.lock().all().cloned().collect();
         let mut batch: Vec<Decided> = Vec::new();
         let mut parts: Vec<(Arc<Site>, usize)> = Vec::new();
         for site in sites {

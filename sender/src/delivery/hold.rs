@@ -19,8 +19,9 @@ impl Delivery {
     pub(super) async fn look_at_held(&self, now: Timestamp) -> Result<usize, SpoolError> {
         let mut lanes: Vec<(Timestamp, HeldLane)> = Vec::new();
         for lane in self.spool.held().take_due(now, LANES_PER_LOOK) {
-            if let Some(since) = self.spool.reader().held_since(&lane)? {
-                lanes.push((since, lane));
+            match self.spool.reader().held_since(&lane)? {
+                Some(since) => lanes.push((since, lane)),
+                None => self.spool.held().forget(&lane),
             }
         }
         if lanes.is_empty() {

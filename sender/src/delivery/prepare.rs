@@ -1,6 +1,5 @@
 //! The bytes of one message: its own headers and signatures over the content that its submission shares.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,6 +7,7 @@ use sendlake_control::clock::Timestamp;
 use uuid::Uuid;
 
 use super::DeliveryParts;
+use super::contents::Contents;
 use crate::dkim::BodyHash;
 use crate::headers::{Personal, Unsubscribe, personal_headers};
 use crate::identity::{Identities, Identity};
@@ -15,8 +15,9 @@ use crate::spool::{QueueEntry, Spool, SpoolError};
 use crate::submission::Content;
 use crate::token::{Purpose, TokenKeys};
 
-/// Contents kept for the next recipient of the same submission.
+/// Contents kept for the next recipient of the same submission: how many, and in how many bytes together.
 const SHARED_MAX: usize = 64;
+const SHARED_BYTES_MAX: usize = 64 << 20;
 
 pub(super) struct Preparer {
     spool: Arc<Spool>,
@@ -25,13 +26,7 @@ pub(super) struct Preparer {
     public_url: String,
     feedback_sender: String,
     sign: bool,
-    shared: Mutex<SharedContents>,
-}
-
-#[derive(Default)]
-struct SharedContents {
-    by_submission: HashMap<Uuid, Arc<Shared>>,
-    order: VecDeque<Uuid>,
+    shared: Mutex<Contents<Shared>>,
 }
 
 /// What all messages of a submission have in common.
@@ -59,7 +54,7 @@ impl Preparer {
             public_url: parts.settings.public_url.clone(),
             feedback_sender: parts.settings.feedback_sender.clone(),
             sign: parts.settings.sign,
-            shared: Mutex::default(),
+            shared: Mutex::new(Contents::new(SHARED_MAX, SHARED_BYTES_MAX)),
         }
     }
 
@@ -121,22 +116,16 @@ impl Preparer {
     }
 
     fn shared(&self, submission_id: Uuid) -> Result<Arc<Shared>, SpoolError> {
-        if let Some(shared) = self.shared.lock().by_submission.get(&submission_id) {
-            return Ok(Arc::clone(shared));
+        if let Some(shared) = self.shared.lock().get(submission_id) {
+            return Ok(shared);
         }
         let content = self.spool.reader().content(submission_id)?.ok_or_else(|| {
             SpoolError::Damaged(format!("submission {submission_id} has a queued message but no content"))
         })?;
+        let bytes = content.headers.len() + content.body.len();
         let body_hash = self.sign.then(|| BodyHash::relaxed(&content.body));
         let shared = Arc::new(Shared { content, body_hash });
-        let mut contents = self.shared.lock();
-        contents.by_submission.insert(submission_id, Arc::clone(&shared));
-        contents.order.push_back(submission_id);
-        while contents.order.len() > SHARED_MAX
-            && let Some(oldest) = contents.order.pop_front()
-        {
-            contents.by_submission.remove(&oldest);
-        }
+        self.shared.lock().keep(submission_id, Arc::clone(&shared), bytes);
         Ok(shared)
     }
 }

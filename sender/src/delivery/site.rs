@@ -1,6 +1,7 @@
-//! One site and stream: lanes that wait, messages ready to go, sessions that take them.
+//! One site and stream: lanes that wait, messages ready to go, sessions that take them; and all the sites of a node.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sendlake_control::clock::Timestamp;
@@ -10,6 +11,43 @@ use crate::site::SiteName;
 use crate::spool::QueueEntry;
 use crate::spool::key::Lane;
 use crate::stream::Stream;
+
+/// Fewer sites than this are not worth a look for those without work.
+const SITES_UNSWEPT: usize = 1_024;
+
+/// The sites that have work, and those that had some lately. What is left over is forgotten each time their number has
+/// doubled, so that a year of mail to dead domains leaves nothing behind.
+pub(super) struct Sites {
+    by_key: HashMap<SiteKey, Arc<Site>>,
+    sweep_at: usize,
+}
+
+impl Default for Sites {
+    fn default() -> Self {
+        Self { by_key: HashMap::new(), sweep_at: SITES_UNSWEPT }
+    }
+}
+
+impl Sites {
+    /// The site of this key, made by `new` when it is not known.
+    pub fn get(&mut self, key: &SiteKey, now: Timestamp, new: impl FnOnce() -> Site) -> Arc<Site> {
+        if let Some(site) = self.by_key.get(key) {
+            return Arc::clone(site);
+        }
+        if self.by_key.len() >= self.sweep_at {
+            // Somebody who holds one may be about to give it work: only those that nobody holds can go.
+            self.by_key.retain(|_, site| Arc::strong_count(site) > 1 || !site.is_unused(now));
+            self.sweep_at = SITES_UNSWEPT.max(self.by_key.len().saturating_mul(2));
+        }
+        let site = Arc::new(new());
+        self.by_key.insert(key.clone(), Arc::clone(&site));
+        site
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Site>> {
+        self.by_key.values()
+    }
+}
 
 /// Streams never share a connection, a queue or a limit: each has its own part of a site.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -170,8 +208,62 @@ impl Site {
         !state.lanes.is_empty() && state.ready.len() < self.sessions_max * READY_PER_SESSION / 2
     }
 
-    pub fn is_unused(&self) -> bool {
+    /// No work, nobody at it, and no reason to leave it alone any longer.
+    fn is_unused(&self, now: Timestamp) -> bool {
         let state = self.state.lock();
-        state.workers == 0 && state.lanes.is_empty() && state.ready.is_empty() && state.not_before.is_none()
+        state.workers == 0
+            && state.lanes.is_empty()
+            && state.ready.is_empty()
+            && state.not_before.is_none_or(|at| at <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sendlake_control::id::TenantId;
+
+    use super::*;
+
+    fn lane(number: usize) -> Lane {
+        Lane {
+            recipient_domain: format!("d{number}.test"),
+            stream: Stream::Transactional,
+            tenant_id: TenantId::new("acme").unwrap(),
+        }
+    }
+
+    fn get(sites: &mut Sites, number: usize, now: Timestamp) -> Arc<Site> {
+        let name = SiteName::of_route(&number.to_string());
+        let key = SiteKey { name: Some(name), stream: Stream::Transactional };
+        sites.get(&key.clone(), now, || Site::new(key, None, 4))
+    }
+
+    #[test]
+    fn hosts_that_were_never_reached_are_forgotten_once_they_may_be_tried_again() {
+        let mut sites = Sites::default();
+        let at = |number: usize| Timestamp::from_secs(i64::try_from(number).unwrap());
+        for number in 0..50_000 {
+            let site = get(&mut sites, number, at(number));
+            site.enqueue(lane(number));
+            assert_eq!(site.wanted(at(number)).len(), 1);
+            site.back_off(at(number + 60));
+        }
+        assert!(sites.by_key.len() <= SITES_UNSWEPT, "{} sites are left", sites.by_key.len());
+    }
+
+    #[test]
+    fn a_site_with_work_or_in_somebodys_hands_stays_the_same_one() {
+        let mut sites = Sites::default();
+        let now = Timestamp(0);
+        let held = get(&mut sites, 0, now);
+        get(&mut sites, 1, now).enqueue(lane(1));
+        get(&mut sites, 2, now).back_off(Timestamp(9));
+        for number in 3..10 * SITES_UNSWEPT {
+            get(&mut sites, number, now);
+        }
+        assert!(Arc::ptr_eq(&held, &get(&mut sites, 0, now)));
+        assert_eq!(get(&mut sites, 1, now).wanted(now).len(), 1);
+        get(&mut sites, 2, now).enqueue(lane(2));
+        assert_eq!(get(&mut sites, 2, now).resumes_at(), Some(Timestamp(9)));
     }
 }

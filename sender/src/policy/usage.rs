@@ -78,6 +78,8 @@ impl Counters {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     hours: HashMap<Scope, BTreeMap<i64, u64>>,
+    /// The hour in which it was last looked for what is too old.
+    swept_in: i64,
     counters: Counters,
 }
 
@@ -88,20 +90,16 @@ impl Ledger {
         for (counted, attempts) in stored {
             *hours.entry(counted.scope).or_default().entry(counted.hour).or_default() += attempts;
         }
-        Self { hours, counters: Counters::default() }
+        Self { hours, ..Self::default() }
     }
 
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Sums up for the rows of a new version, and forgets what no window reaches any more.
+    /// Sums up for the rows of a new version.
     pub fn adopt(&mut self, limits: &QuotaSnapshot, now: Timestamp) {
-        let kept_from = hour_of(now) - KEPT_HOURS;
-        self.hours.retain(|_, hours| {
-            hours.retain(|hour, _| *hour >= kept_from);
-            !hours.is_empty()
-        });
+        self.sweep(hour_of(now));
         let mut counters = Counters(vec![Counter::default(); limits.rules()]);
         for (scope, hours) in &self.hours {
             limits.each_match(scope, |rule| {
@@ -117,6 +115,7 @@ impl Ledger {
     /// Counts one first attempt.
     pub fn count(&mut self, scope: &Scope, limits: &QuotaSnapshot, now: Timestamp) -> Counted {
         let hour = hour_of(now);
+        self.sweep(hour);
         if let Some(hours) = self.hours.get_mut(scope) {
             *hours.entry(hour).or_default() += 1;
         } else {
@@ -128,6 +127,19 @@ impl Ledger {
             }
         });
         Counted { scope: scope.clone(), hour }
+    }
+
+    /// Once in an hour: forgets what no window reaches any more.
+    fn sweep(&mut self, hour: i64) {
+        if hour <= self.swept_in {
+            return;
+        }
+        self.swept_in = hour;
+        let kept_from = hour - KEPT_HOURS;
+        self.hours.retain(|_, hours| {
+            hours.retain(|hour, _| *hour >= kept_from);
+            !hours.is_empty()
+        });
     }
 
     /// A message that was counted was not attempted after all.
@@ -143,5 +155,28 @@ impl Ledger {
                 self.counters.take_back(rule, counted.hour);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_window_reaches_is_forgotten_even_if_limits_never_change() {
+        let (mut ledger, limits) = (Ledger::default(), QuotaSnapshot::off());
+        for hour in 0..500 {
+            for number in 0..3 {
+                let scope = Scope {
+                    tenant_id: TenantId::new("acme").unwrap(),
+                    stream: Stream::Marketing,
+                    sending_domain: "acme.example".into(),
+                    provider: format!("mx.d{hour}-{number}.test"),
+                };
+                ledger.count(&scope, &limits, Timestamp::from_secs(hour * HOUR_S));
+            }
+            let kept = usize::try_from(KEPT_HOURS + 1).unwrap() * 3;
+            assert!(ledger.hours.len() <= kept, "{} scopes after {hour} hours", ledger.hours.len());
+        }
     }
 }

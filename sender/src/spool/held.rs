@@ -212,6 +212,11 @@ impl HeldLanes {
         taken
     }
 
+    /// A lane holds no mail any more: what was told to its messages is no longer of interest.
+    pub fn forget(&self, lane: &HeldLane) {
+        self.0.lock().told.remove(lane);
+    }
+
     pub fn next_look(&self) -> Option<Timestamp> {
         self.0.lock().due.first().map(|(at, _)| *at)
     }
@@ -286,6 +291,18 @@ mod tests {
         fn parse_takes_any_bytes(bytes: Vec<u8>) {
             let _ = HeldKey::parse(&bytes);
         }
+    }
+
+    #[test]
+    fn a_lane_that_held_mail_once_leaves_nothing_behind() {
+        let (lanes, lane) = (HeldLanes::default(), lane("a.example", "google", false));
+        lanes.look(lane.clone(), Timestamp(1));
+        lanes.set_told(&lane, HoldKind::StaleLimits, Some(b"from here".into()));
+        assert_eq!(lanes.told(&lane, HoldKind::StaleLimits).as_deref(), Some(b"from here".as_slice()));
+        assert_eq!(lanes.take_due(Timestamp(1), 9), std::slice::from_ref(&lane));
+        lanes.forget(&lane);
+        let inner = lanes.0.lock();
+        assert_eq!((inner.due.len(), inner.at.len(), inner.told.len()), (0, 0, 0));
     }
 
     #[test]
