@@ -103,6 +103,8 @@ section! {
         free_space_floor_bytes: u64 = 512 << 20,
         /// Above this many events waiting for the lake, in the spool's store and in files beside it, likewise.
         outbox_rows_max: u64 = 5_000_000,
+        /// Memory for pages of the store.
+        cache_bytes: usize = 256 << 20,
     }
 }
 
@@ -157,6 +159,8 @@ section! {
         memory_bytes_max: usize = 512 << 20,
         rows_max: usize = 100_000,
         concurrent_max: usize = 4,
+        /// Memory for footers of the lake's files, kept from one query to the next.
+        footer_cache_bytes: usize = 48 << 20,
     }
 }
 

@@ -102,6 +102,7 @@ pub fn spool_settings(config: &Config) -> SpoolSettings {
         node_id: config.node.id.clone(),
         free_space_floor_bytes: config.spool.free_space_floor_bytes,
         outbox_rows_max: config.spool.outbox_rows_max,
+        cache_bytes: config.spool.cache_bytes,
     }
 }
 
@@ -215,6 +216,7 @@ pub fn open_engine(
             rows: config.sql.rows_max,
         },
         concurrent_queries: config.sql.concurrent_max,
+        footer_cache_bytes: config.sql.footer_cache_bytes,
         ..EngineLimits::default()
     };
     let rollups = LakeRollups { store: surroundings.lake.clone(), opened: OnceCell::new() };

@@ -14,6 +14,7 @@ use datafusion::catalog::{
 };
 use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -310,8 +311,15 @@ fn base_state(limits: &EngineLimits) -> Result<SessionState, DataFusionError> {
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(true);
+    // Footers are all that is kept between queries. Files come from Delta's log with what it says about them: there is
+    // nothing to list, and what the engine would keep about spilled files is in their footers.
+    let caches = CacheManagerConfig::default()
+        .with_metadata_cache_limit(limits.footer_cache_bytes)
+        .with_file_statistics_cache_limit(0)
+        .with_list_files_cache_limit(0);
     // A sort that outgrows its memory fails; it does not fill the disk that the spool lives on.
     let environment = RuntimeEnvBuilder::new()
+        .with_cache_manager(caches)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()?;
     let mut state = SessionStateBuilder::new()

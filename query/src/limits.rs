@@ -38,12 +38,14 @@ pub struct EngineLimits {
     pub query: QueryLimits,
     /// Queries that run at once; one more is refused, not queued.
     pub concurrent_queries: usize,
+    /// What footers of the lake's files may take between queries. The longest unused goes first.
+    pub footer_cache_bytes: usize,
     /// Threads that queries share among them, apart from the threads that serve and deliver.
     pub threads: usize,
 }
 
 impl Default for EngineLimits {
     fn default() -> Self {
-        Self { query: QueryLimits::default(), concurrent_queries: 8, threads: 2 }
+        Self { query: QueryLimits::default(), concurrent_queries: 8, footer_cache_bytes: 48 << 20, threads: 2 }
     }
 }

@@ -211,6 +211,9 @@ fn check(config: &Config) -> Result<(), (String, String)> {
             return refuse(key, "must be at least 1");
         }
     }
+    if config.spool.cache_bytes < 1 << 20 {
+        return refuse("spool.cache_bytes", "must be at least 1048576 (1 MiB)");
+    }
     if config.maintenance.target_file_bytes < 1 << 20 {
         return refuse("maintenance.target_file_bytes", "must be at least 1048576 (1 MiB)");
     }

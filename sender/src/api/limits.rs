@@ -62,8 +62,19 @@ impl Default for ApiLimits {
 pub struct RateLimiter {
     per_s: f64,
     burst: f64,
-    buckets: Mutex<HashMap<TenantId, Bucket>>,
+    buckets: Mutex<Buckets>,
 }
+
+/// Full buckets are as good as none, and are thrown away each time the number of buckets has doubled: an installation-wide
+/// key may name any tenant.
+#[derive(Debug)]
+struct Buckets {
+    by_tenant: HashMap<TenantId, Bucket>,
+    sweep_at: usize,
+}
+
+/// Fewer buckets than this are not worth a look.
+const BUCKETS_UNSWEPT: usize = 1_024;
 
 #[derive(Debug)]
 struct Bucket {
@@ -76,7 +87,7 @@ impl RateLimiter {
         Self {
             per_s: f64::from(limits.messages_per_s.max(1)),
             burst: f64::from(limits.messages_burst.max(1)),
-            buckets: Mutex::default(),
+            buckets: Mutex::new(Buckets { by_tenant: HashMap::new(), sweep_at: BUCKETS_UNSWEPT }),
         }
     }
 
@@ -85,9 +96,15 @@ impl RateLimiter {
     pub fn take(&self, tenant: &TenantId, messages: usize, now: Timestamp) -> Result<(), u64> {
         let wanted = f64::from(u32::try_from(messages).unwrap_or(u32::MAX));
         let mut buckets = self.buckets.lock();
-        let bucket = buckets.entry(tenant.clone()).or_insert(Bucket { tokens: self.burst, filled_at: now });
-        let elapsed_ms = i32::try_from(now.millis_since(bucket.filled_at)).unwrap_or(i32::MAX).max(0);
-        bucket.tokens = (bucket.tokens + self.per_s * f64::from(elapsed_ms) / 1_000.0).min(self.burst);
+        if buckets.by_tenant.len() >= buckets.sweep_at && !buckets.by_tenant.contains_key(tenant) {
+            buckets.by_tenant.retain(|_, bucket| self.tokens_now(bucket, now) < self.burst);
+            buckets.sweep_at = BUCKETS_UNSWEPT.max(buckets.by_tenant.len().saturating_mul(2));
+        }
+        let bucket = buckets
+            .by_tenant
+            .entry(tenant.clone())
+            .or_insert(Bucket { tokens: self.burst, filled_at: now });
+        bucket.tokens = self.tokens_now(bucket, now);
         bucket.filled_at = now.max(bucket.filled_at);
         let missing = wanted.min(self.burst) - bucket.tokens;
         if missing > 0.0 {
@@ -95,6 +112,11 @@ impl RateLimiter {
         }
         bucket.tokens -= wanted;
         Ok(())
+    }
+
+    fn tokens_now(&self, bucket: &Bucket, now: Timestamp) -> f64 {
+        let elapsed_ms = i32::try_from(now.millis_since(bucket.filled_at)).unwrap_or(i32::MAX).max(0);
+        (bucket.tokens + self.per_s * f64::from(elapsed_ms) / 1_000.0).min(self.burst)
     }
 }
 
@@ -130,6 +152,18 @@ mod tests {
             (limiter(), TenantId::new("acme").unwrap(), Timestamp::from_secs(1_000));
         assert_eq!(limiter.take(&tenant, 50, start), Ok(()));
         assert_eq!(limiter.take(&tenant, 1, start), Err(4));
+    }
+
+    #[test]
+    fn names_that_come_once_leave_nothing_behind_and_a_debt_is_not_forgotten() {
+        let (limiter, debtor, start) = (limiter(), TenantId::new("debtor").unwrap(), Timestamp::from_secs(0));
+        assert!(limiter.take(&debtor, 1_000_000, start).is_ok());
+        for second in 0..20_000 {
+            let name = TenantId::new(&format!("t{second}")).unwrap();
+            assert!(limiter.take(&name, 20, Timestamp::from_secs(second)).is_ok());
+        }
+        assert!(limiter.buckets.lock().by_tenant.len() <= BUCKETS_UNSWEPT);
+        assert!(limiter.take(&debtor, 1, Timestamp::from_secs(20_000)).is_err());
     }
 
     #[test]

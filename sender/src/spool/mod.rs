@@ -52,8 +52,8 @@ const FORMAT: &str = "format";
 const INCARNATION: &str = "incarnation";
 /// The first number under this incarnation. Stores of older builds do not have it.
 const FIRST_LSN: &str = "first_lsn";
-/// Memory that the store may use for pages.
-const CACHE_BYTES: usize = 256 << 20;
+/// Memory for pages where a command reads the store beside the server.
+const READ_CACHE_BYTES: usize = 64 << 20;
 
 /// Why the spool cannot do something. Anything but `InUse` and `Missing` means: stop, and look.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +112,8 @@ pub struct SpoolSettings {
     pub free_space_floor_bytes: u64,
     /// Above this many events that have not reached the lake, spilled ones included, new mail is refused.
     pub outbox_rows_max: u64,
+    /// Memory that the store may use for pages.
+    pub cache_bytes: usize,
 }
 
 /// The open store of one node. Cheap to share.
@@ -141,7 +143,7 @@ impl Spool {
         let failed = |error| SpoolError::Io(format!("create {}", settings.dir.display()), error);
         durable::create_dir(&settings.dir).map_err(failed)?;
         let path = store_path(&settings.dir);
-        let db = Arc::new(open_database(&path)?);
+        let db = Arc::new(open_database(&path, settings.cache_bytes)?);
         // redb syncs what is in its file, but a new file's name lasts only once its folder was synced.
         durable::sync_dir(&settings.dir).map_err(failed)?;
         let incarnation = prepare(&db, &ids)?;
@@ -220,16 +222,16 @@ fn store_path(dir: &Path) -> PathBuf {
     dir.join("spool.redb")
 }
 
-fn builder() -> Builder {
+fn builder(cache_bytes: usize) -> Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
+    builder.set_cache_size(cache_bytes);
     // lets `sendlake queue ls` and `sendlake sql` read beside a running server
     builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
     builder
 }
 
-fn open_database(path: &Path) -> Result<Database, SpoolError> {
-    builder().create(path).map_err(|error| database_error(path, error))
+fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, SpoolError> {
+    builder(cache_bytes).create(path).map_err(|error| database_error(path, error))
 }
 
 fn database_error(path: &Path, error: redb::DatabaseError) -> SpoolError {

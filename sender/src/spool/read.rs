@@ -14,7 +14,7 @@ use super::held::parse_held;
 use super::key::{Lane, QueueKey};
 use super::table::{CONTENT, HELD, IN_FLIGHT, META, OUTBOX, QUEUE};
 use super::{
-    FIRST_LSN, INCARNATION, SpoolError, builder, database_error, open_database, spill_dir, store_path,
+    FIRST_LSN, INCARNATION, READ_CACHE_BYTES, SpoolError, builder, database_error, open_database, spill_dir, store_path,
 };
 use crate::submission::Content;
 
@@ -76,11 +76,11 @@ impl SpoolReader {
     /// Opens the store of `dir` for reading only; a server may be running on it, or have been killed on it.
     pub fn open(dir: &Path, sealer: Arc<dyn Sealer>, node_id: &str) -> Result<Self, SpoolError> {
         let path = store_path(dir);
-        let open = || builder().open_read_only(&path);
+        let open = || builder(READ_CACHE_BYTES).open_read_only(&path);
         let db = match open() {
             // the last server did not end in order: opening for writing once puts that right
             Err(redb::DatabaseError::RepairAborted) => {
-                drop(open_database(&path)?);
+                drop(open_database(&path, READ_CACHE_BYTES)?);
                 open()
             }
             opened => opened,

@@ -54,6 +54,7 @@ impl Fixture {
             node_id: "test".into(),
             free_space_floor_bytes: 0,
             outbox_rows_max: 1_000,
+            cache_bytes: 1 << 20,
         }
     }
 

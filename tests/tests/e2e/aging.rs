@@ -1,15 +1,12 @@
 //! A server under steady load for a while: memory and open files stay where they were. Named so that it starts early,
 //! and the other tests run beside it.
 
+mod load;
+
 use std::time::{Duration, Instant};
 
 use sendlake_tests::home::Home;
-use sendlake_tests::http::Http;
-
-use crate::message;
-
-/// Messages a second: what leaks, leaks for each of them, and the other tests want the cores too.
-const MESSAGES_PER_S: u64 = 25;
+use sendlake_tests::peers::free_port;
 
 /// How much the line fitted through the readings may rise from its start to its end. A longer run is held to a smaller
 /// slope.
@@ -21,7 +18,9 @@ const FILES_MORE_MAX: usize = 4;
 
 struct Reading {
     at_s: f64,
+    /// What the process has allocated and touched: the pages that no file backs.
     memory_kib: f64,
+    resident_kib: f64,
     files: usize,
 }
 
@@ -29,27 +28,50 @@ struct Reading {
 async fn aging_under_load_takes_no_more_memory_and_no_more_files() {
     let seconds = std::env::var("SENDLAKE_SOAK_S").map_or(120, |text| text.parse().expect("SENDLAKE_SOAK_S"));
     let sink = super::torture::sink(1);
-    // Commits as far apart as in life: what a lake of many small files costs is the business of maintenance.
+    let inbound = free_port();
+    // Everything that a server does by the clock, it does often here: what a round leaves behind is left many times.
     let home = Home::new()
         .route("sink.test", sink.addr())
-        .set("lake.commit_interval_ms", 10_000)
-        .set("policy.enforce", true);
+        .set("inbound.listen", format!("\"127.0.0.1:{inbound}\""))
+        .set("lake.commit_interval_ms", 1_000)
+        .set("maintenance.interval_s", 10)
+        .set("maintenance.settle_s", 2)
+        .set("rollups.interval_s", 5)
+        .set("policy.enforce", true)
+        .set("policy.publish_interval_s", 10)
+        // Caches are full early: what grows then is no cache.
+        .set("sql.footer_cache_bytes", 2 << 20)
+        .set("spool.cache_bytes", 8 << 20)
+        // As `deploy/sendlake.service` sets it.
+        .serve_with(vec![("MALLOC_ARENA_MAX".to_owned(), "2".to_owned())]);
     let key = home.tenant("acme", "acme.example");
     let server = home.start().await;
     server.http.ready(&key, "acme.example").await;
 
     let (started, length) = (Instant::now(), Duration::from_secs(seconds));
-    let load = tokio::spawn(load(server.http.clone(), key, started, length));
+    let load = load::Load { http: server.http.clone(), key, inbound, started, length };
+    let load = tokio::spawn(load.run(sink));
     let mut readings = Vec::new();
+    let mut told_minutes = 0;
     while started.elapsed() < length {
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let reading = read(server.pid(), started);
+        if started.elapsed().as_secs() / 60 > told_minutes {
+            told_minutes += 1;
+            let Reading { memory_kib, resident_kib, files, .. } = reading;
+            eprintln!(
+                "soak: minute {told_minutes}: {memory_kib} KiB ({resident_kib} resident), {files} open files"
+            );
+        }
         // the first half fills caches, pools and the allocator's arenas
         if started.elapsed() >= length / 2 {
-            readings.push(read(server.pid(), started));
+            readings.push(reading);
         }
     }
-    let posted = load.await.unwrap();
-    assert!(posted > seconds * MESSAGES_PER_S / 4, "the load was real: {posted} messages");
+    let done = load.await.unwrap();
+    assert!(done.posted > seconds * load::MESSAGES_PER_S / 4, "the load was real: {done:?}");
+    assert!(done.delivered > done.posted / 2, "the load was real: {done:?}");
+    assert!(done.questions > seconds / 4 && done.reports > seconds / 8, "the load was real: {done:?}");
     server.stop().await;
 
     let slope = slope(&readings);
@@ -57,8 +79,9 @@ async fn aging_under_load_takes_no_more_memory_and_no_more_files() {
     let (middle, end) = readings.split_at(readings.len() / 2);
     let fewest = |readings: &[Reading]| readings.iter().map(|reading| reading.files).min().unwrap();
     eprintln!(
-        "soak: {seconds} s, {posted} messages: memory {:.0} KiB at the end, rising by {slope:.1} KiB/s, {rise:.0} KiB \
+        "soak: {seconds} s, {done:?}: memory {:.0} KiB, {:.0} at the end, rising by {slope:.1} KiB/s, {rise:.0} KiB \
          over the time measured; {} open files at the least, {} later",
+        readings[0].memory_kib,
         end[end.len() - 1].memory_kib,
         fewest(middle),
         fewest(end),
@@ -72,29 +95,16 @@ async fn aging_under_load_takes_no_more_memory_and_no_more_files() {
     );
 }
 
-/// Posts, and asks now and then. Returns how many messages were accepted.
-async fn load(http: Http, key: String, started: Instant, length: Duration) -> u64 {
-    let mut posted = 0;
-    let mut beat = tokio::time::interval(Duration::from_millis(1_000 / MESSAGES_PER_S));
-    while started.elapsed() < length {
-        beat.tick().await;
-        let id = http.send(&key, &message(&format!("bob{posted}@sink.test"))).await.remove(0);
-        posted += 1;
-        if posted % 50 == 0 {
-            assert_eq!(http.history(&key, &id).await["message_id"], id.as_str());
-            let sql = "SELECT event_type, count(*) AS n FROM events GROUP BY event_type";
-            assert_eq!(http.sql(&key, sql).await.status, 200);
-        }
-    }
-    posted
-}
-
 fn read(pid: u32, started: Instant) -> Reading {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
     Reading {
         at_s: started.elapsed().as_secs_f64(),
-        memory_kib: line.trim().trim_end_matches(" kB").parse().unwrap(),
+        memory_kib: kib("RssAnon:"),
+        resident_kib: kib("VmRSS:"),
         files: std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
     }
 }
