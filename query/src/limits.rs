@@ -46,6 +46,11 @@ pub struct EngineLimits {
 
 impl Default for EngineLimits {
     fn default() -> Self {
-        Self { query: QueryLimits::default(), concurrent_queries: 8, footer_cache_bytes: 48 << 20, threads: 2 }
+        Self {
+            query: QueryLimits::default(),
+            concurrent_queries: 8,
+            footer_cache_bytes: 48 << 20,
+            threads: 2,
+        }
     }
 }

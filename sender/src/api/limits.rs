@@ -100,10 +100,8 @@ impl RateLimiter {
             buckets.by_tenant.retain(|_, bucket| self.tokens_now(bucket, now) < self.burst);
             buckets.sweep_at = BUCKETS_UNSWEPT.max(buckets.by_tenant.len().saturating_mul(2));
         }
-        let bucket = buckets
-            .by_tenant
-            .entry(tenant.clone())
-            .or_insert(Bucket { tokens: self.burst, filled_at: now });
+        let bucket =
+            buckets.by_tenant.entry(tenant.clone()).or_insert(Bucket { tokens: self.burst, filled_at: now });
         bucket.tokens = self.tokens_now(bucket, now);
         bucket.filled_at = now.max(bucket.filled_at);
         let missing = wanted.min(self.burst) - bucket.tokens;
