@@ -90,6 +90,12 @@ impl EventScanExec {
             properties: Arc::new(properties),
         })
     }
+
+    /// What is read from, which no plan shows.
+    #[cfg(test)]
+    pub(crate) fn source(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.source
+    }
 }
 
 impl Shape {

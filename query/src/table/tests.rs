@@ -1,6 +1,8 @@
 //! The same promises over a real Delta table, whose columns come back with other types and whose files hold
 //! several tenants.
 
+mod pruning;
+
 use std::sync::Arc;
 
 use deltalake::{DeltaTable, ensure_table_uri};
