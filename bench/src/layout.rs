@@ -1,10 +1,12 @@
 //! What each choice of the lake's layout buys: one day's rows written once as they are and once for each choice taken
 //! back, with the cost of writing them and of asking for one message.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use arrow::array::Int64Array;
 use arrow::compute::{SortOptions, concat_batches, sort_to_indices, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use clap::Args;
@@ -12,7 +14,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
+use sendlake_control::clock::{ManualClock, SeededEntropy, Timestamp};
+use sendlake_control::id::Ids;
 use sendlake_ingest::event::{EVENTS_SCHEMA, to_batch};
+use sendlake_ingest::maintain::lease::Lease;
+use sendlake_ingest::maintain::rewrite::RewriteSettings;
 use sendlake_ingest::store::open_store;
 use sendlake_ingest::table::EventsTable;
 use sendlake_ingest::table::layout::writer_properties;
@@ -34,6 +40,9 @@ pub(crate) struct LayoutArgs {
     /// Messages asked for.
     #[arg(long, default_value_t = 15)]
     questions: usize,
+    /// Events of one commit, for what compaction buys.
+    #[arg(long, default_value_t = 10_000)]
+    commit_rows: usize,
     /// Folder for the runs, emptied first; on the disk that is to be measured.
     #[arg(long, default_value = "bench-data/layout")]
     dir: PathBuf,
@@ -79,26 +88,13 @@ pub(crate) async fn run(args: LayoutArgs) -> anyhow::Result<()> {
             format!("{:.1}", bytes as f64 / rows as f64),
             format!("{:.2}", took.as_secs_f64()),
         ];
-        for as_tenant in [false, true] {
-            let (mut times, mut reads, mut kilobytes) = (Vec::new(), Vec::new(), Vec::new());
-            for sample in &samples {
-                let scope = if as_tenant { scope_of(&sample.tenant)? } else { Scope::AllTenants };
-                let lake = Lake::open(&place).await?;
-                forget(&place)?;
-                let asked = lake.history(&scope, &sample.message_id).await?;
-                times.push(asked.took.as_secs_f64() * 1e3);
-                reads.push(asked.requests.data_reads as f64);
-                kilobytes.push(asked.requests.data_bytes as f64 / 1e3);
-            }
-            row.extend([
-                format!("{:.0}", median(&times)),
-                format!("{:.0}", median(&reads)),
-                format!("{:.0}", median(&kilobytes)),
-            ]);
-        }
+        row.extend(ask(&place, &samples).await?);
         eprintln!("{}", row.join(" · "));
         table.add_row(row);
         std::fs::remove_dir_all(&place)?;
+    }
+    for row in compaction(&dir, &logged, rows, args.commit_rows, &samples).await? {
+        table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -106,6 +102,84 @@ pub(crate) async fn run(args: LayoutArgs) -> anyhow::Result<()> {
     println!("{head} · {rows} events of one day in one file · medians of {} questions, cold", samples.len());
     println!("{table}");
     Ok(())
+}
+
+/// Asks for each message as the operator and as its tenant, and gives the medians: milliseconds, reads, kilobytes.
+async fn ask(place: &Path, samples: &[Sample]) -> anyhow::Result<Vec<String>> {
+    let mut cells = Vec::new();
+    for as_tenant in [false, true] {
+        let (mut times, mut reads, mut kilobytes) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in samples {
+            let scope = if as_tenant { scope_of(&sample.tenant)? } else { Scope::AllTenants };
+            let lake = Lake::open(place).await?;
+            forget(place)?;
+            let asked = lake.history(&scope, &sample.message_id).await?;
+            times.push(asked.took.as_secs_f64() * 1e3);
+            reads.push(asked.requests.data_reads as f64);
+            kilobytes.push(asked.requests.data_bytes as f64 / 1e3);
+        }
+        cells.extend([median(&times), median(&reads), median(&kilobytes)].map(|cell| format!("{cell:.0}")));
+    }
+    Ok(cells)
+}
+
+/// The rows as the server commits them, a part at a time, and what its compaction makes of them.
+#[expect(clippy::print_stderr, reason = "progress")]
+async fn compaction(
+    dir: &Path,
+    logged: &[RecordBatch],
+    rows: usize,
+    commit_rows: usize,
+    samples: &[Sample],
+) -> anyhow::Result<Vec<Vec<String>>> {
+    let place = dir.join("lake");
+    let store = open_store(&place.to_string_lossy(), &Default::default())?;
+    let events = EventsTable::open(&store).await?;
+    let (spool, mut lsn) = (Uuid::from_u128(u128::from(lake::SEED)), 0);
+    let began = Instant::now();
+    for batch in numbered(logged, commit_rows.max(1))? {
+        lsn += batch.num_rows() as u64;
+        events.append_batch(spool, lsn, vec![batch]).await?;
+    }
+    let mut told = Vec::new();
+    let committed_s = began.elapsed().as_secs_f64();
+    let files = events.files(&events.pin(None).await?)?;
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let name = format!("in {} commits of {commit_rows}, before compaction", files.len());
+    told.push(vec![name, format!("{:.1}", bytes as f64 / rows as f64), format!("{committed_s:.2}")]);
+    told.last_mut().context("a row")?.extend(ask(&place, samples).await?);
+
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(lake::START.as_secs() + 172_800)));
+    let ids = Ids { clock, entropy: Arc::new(SeededEntropy::new(lake::SEED)) };
+    let lease = Lease::take(&store, "bench", &ids, 600_000, 0).await?.context("nobody else has the lease")?;
+    let paths: Vec<_> = files.into_iter().map(|file| file.path).collect();
+    let settings = RewriteSettings {
+        memory_bytes: 256 << 20,
+        spill_dir: dir.join("sort"),
+        target_file_bytes: 256 << 20,
+    };
+    let began = Instant::now();
+    let done = events.rewrite(&lease, &paths, None, &settings).await?;
+    let name = format!("the same after compaction, in {} files", done.files_written);
+    let per_event = done.bytes_written as f64 / rows as f64;
+    let rewritten_s = began.elapsed().as_secs_f64();
+    told.push(vec![name, format!("{per_event:.1}"), format!("{rewritten_s:.2}")]);
+    told.last_mut().context("a row")?.extend(ask(&place, samples).await?);
+    told.iter().for_each(|row| eprintln!("{}", row.join(" · ")));
+    std::fs::remove_dir_all(&place)?;
+    Ok(told)
+}
+
+/// The rows in parts of so many, with the numbers that a spool would have given them in this order.
+fn numbered(batches: &[RecordBatch], part_rows: usize) -> anyhow::Result<Vec<RecordBatch>> {
+    let all = concat_batches(&EVENTS_SCHEMA, batches)?;
+    let place = EVENTS_SCHEMA.index_of("lsn")?;
+    let mut columns = all.columns().to_vec();
+    let lsns: Int64Array = (1..).take(all.num_rows()).collect();
+    *columns.get_mut(place).context("lsn")? = Arc::new(lsns);
+    let all = RecordBatch::try_new(EVENTS_SCHEMA.clone(), columns)?;
+    let starts = (0..all.num_rows()).step_by(part_rows);
+    Ok(starts.map(|from| all.slice(from, part_rows.min(all.num_rows() - from))).collect())
 }
 
 fn variants() -> Vec<Variant> {
@@ -128,6 +202,8 @@ fn variants() -> Vec<Variant> {
         sorted("row groups of 32,768", changed(|p| p.set_max_row_group_row_count(Some(32_768)))),
         sorted("row groups of 131,072", changed(|p| p.set_max_row_group_row_count(Some(131_072)))),
         sorted("row groups of 1,048,576", changed(|p| p.set_max_row_group_row_count(Some(1_048_576)))),
+        sorted("pages of 5,000 rows", changed(|p| p.set_data_page_row_count_limit(5_000))),
+        sorted("pages of 1,000 rows", changed(|p| p.set_data_page_row_count_limit(1_000))),
         sorted("statistics on all columns", statistics(EnabledStatistics::Page, |_| true)),
         sorted("statistics by row group only", statistics(EnabledStatistics::Chunk, is_indexed)),
     ]
@@ -199,7 +275,7 @@ fn in_log_order(batches: &[RecordBatch]) -> anyhow::Result<Vec<RecordBatch>> {
 }
 
 async fn write(
-    place: &std::path::Path,
+    place: &Path,
     batches: Vec<RecordBatch>,
     properties: WriterProperties,
 ) -> anyhow::Result<Duration> {

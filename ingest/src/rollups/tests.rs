@@ -1,5 +1,6 @@
 //! Every event counts once, in its own bucket, whoever refreshes and whatever fails.
 
+mod cost;
 mod faults;
 
 use std::collections::BTreeMap;
