@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -45,7 +46,7 @@ pub(crate) async fn take_in(dir: &Path, now: Timestamp) -> anyhow::Result<TakenI
 
 /// A lake with its rollups, and a node whose events arrive late in the day. The node's traffic is the same in every lake.
 pub(crate) struct Refreshing {
-    counting: std::sync::Arc<CountingStore>,
+    counting: Arc<CountingStore>,
     events: EventsTable,
     rollups: Rollups,
     traffic: Traffic,

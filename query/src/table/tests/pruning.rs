@@ -119,13 +119,9 @@ async fn within_a_row_group_history_decodes_the_pages_that_can_hold_the_message(
     let folder = tempfile::tempdir().unwrap();
     let engine = lake_of(&folder, 1, 45_000).await;
     let (id, _, of) = message(31_007);
-    for scope in [Scope::AllTenants, tenant(of.as_str())] {
-        let (found, counts) = history(&engine, &scope, &id.to_string()).await;
-        assert_eq!(found, 2);
-        let (kept, pruned) = counts["page_index_rows_pruned"];
-        assert_eq!(kept + pruned, 90_000, "{counts:#?}");
-        if scope != Scope::AllTenants {
-            assert!(kept <= 45_000, "rows are sorted by tenant and message: {counts:#?}");
-        }
-    }
+    let (found, counts) = history(&engine, &tenant(of.as_str()), &id.to_string()).await;
+    assert_eq!(found, 2);
+    let (kept, pruned) = counts["page_index_rows_pruned"];
+    assert_eq!(kept + pruned, 90_000, "{counts:#?}");
+    assert!(kept <= 45_000, "rows are sorted by tenant and message: {counts:#?}");
 }
