@@ -53,7 +53,10 @@ fn time_and_inputs_alone_are_no_difference_but_a_reason_is() {
     new[0].inputs = "{}".into();
     assert!(!differ(&old, &new));
     assert!(!half_gone(&old, NOW.plus_secs(449)) && half_gone(&old, NOW.plus_secs(450)));
-    assert!(!half_gone(&old, NOW.plus_secs(-30)) && half_gone(&old, NOW.plus_secs(-3_600)), "a clock set back");
+    assert!(
+        !half_gone(&old, NOW.plus_secs(-30)) && half_gone(&old, NOW.plus_secs(-3_600)),
+        "a clock set back"
+    );
     new[0].reason = "other".into();
     assert!(differ(&old, &new));
     assert!(differ(&old, &[]));

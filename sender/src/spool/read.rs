@@ -14,7 +14,8 @@ use super::held::parse_held;
 use super::key::{Lane, QueueKey};
 use super::table::{CONTENT, HELD, IN_FLIGHT, META, OUTBOX, QUEUE};
 use super::{
-    FIRST_LSN, INCARNATION, READ_CACHE_BYTES, SpoolError, builder, database_error, open_database, spill_dir, store_path,
+    FIRST_LSN, INCARNATION, READ_CACHE_BYTES, SpoolError, builder, database_error, open_database, spill_dir,
+    store_path,
 };
 use crate::submission::Content;
 
