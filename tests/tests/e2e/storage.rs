@@ -22,6 +22,8 @@ async fn two_nodes_and_a_kill(bucket: &Bucket, python: &Python) -> (Home, Value)
             .home("prod/mail")
             .set("node.id", format!("{name:?}"))
             .set("lake.commit_interval_ms", 100)
+            // by command, below
+            .set("maintenance.enabled", false)
             .set("maintenance.settle_s", 0)
     };
     let (one, two) = (node("one"), node("two"));
