@@ -38,7 +38,7 @@ use crate::rollups;
 use crate::scope::Scope;
 use crate::source::{EventSource, SourceError, Surroundings};
 use crate::statement;
-use crate::table::EventsTable;
+use crate::table::ScopedTable;
 
 /// Planning recurses; pages of a stack that are never touched cost nothing.
 const STACK_BYTES: usize = 64 << 20;
@@ -277,7 +277,7 @@ impl Inner {
         };
         let environment = Arc::new(environment);
         let session = self.empty_session(&environment).map_err(failed)?;
-        let events = EventsTable::new(snapshot, scope.clone(), instants.since_day);
+        let events = ScopedTable::new(snapshot, scope.clone(), instants.since_day);
         session.register_table("events", Arc::new(events)).map_err(failed)?;
         for rollup in rollups {
             let name = rollup.grain.table_name();

@@ -14,7 +14,7 @@ use sendlake_sql::rollups::PARTIALS;
 
 use crate::scope::Scope;
 use crate::source::RollupSnapshot;
-use crate::table::EventsTable;
+use crate::table::ScopedTable;
 
 /// The names of both.
 pub(crate) fn names() -> [&'static str; 2] {
@@ -30,7 +30,7 @@ pub(crate) async fn relation(
     now: Timestamp,
 ) -> Result<ViewTable> {
     let RollupSnapshot { grain, stored, uncounted, counted_lsn } = rollup;
-    let mut events = scratch.read_table(Arc::new(EventsTable::new(uncounted, scope.clone(), None)))?;
+    let mut events = scratch.read_table(Arc::new(ScopedTable::new(uncounted, scope.clone(), None)))?;
     for (incarnation, lsn) in counted_lsn {
         let lsn = i64::try_from(lsn).unwrap_or(i64::MAX);
         events = events.filter(col("incarnation").not_eq(lit(incarnation)).or(col("lsn").gt(lit(lsn))))?;
@@ -42,7 +42,7 @@ pub(crate) async fn relation(
     let all = match stored {
         None => sums,
         Some(stored) => {
-            let stored = scratch.read_table(Arc::new(EventsTable::rollup(stored, scope.clone())))?;
+            let stored = scratch.read_table(Arc::new(ScopedTable::rollup(stored, scope.clone())))?;
             kept(stored, grain, now)?.union(sums)?
         }
     };

@@ -48,7 +48,7 @@ impl SourceFailed {
 
 /// Reads `source`, keeps one tenant's rows (all rows when bound to none), and gives them `schema`.
 #[derive(Debug)]
-pub(crate) struct EventScanExec {
+pub(crate) struct ScopedScanExec {
     source: Arc<dyn ExecutionPlan>,
     shape: Arc<Shape>,
     properties: Arc<PlanProperties>,
@@ -63,7 +63,7 @@ struct Shape {
     schema: SchemaRef,
 }
 
-impl EventScanExec {
+impl ScopedScanExec {
     /// `schema` is what queries see of the table, projected. Fails when a bound scan's source has no `tenant_id`.
     pub(crate) fn try_new(
         source: Arc<dyn ExecutionPlan>,
@@ -130,24 +130,24 @@ fn rows_of(tenant: &TenantId, batch: &RecordBatch, tenant_at: usize) -> Result<B
     eq(&column as &dyn arrow::array::Datum, &mine)
 }
 
-impl DisplayAs for EventScanExec {
+impl DisplayAs for ScopedScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.shape.schema.fields().iter().map(|field| field.name().as_str());
         let columns = columns.collect::<Vec<_>>().join(", ");
         match &self.shape.bound {
-            Some((tenant, _)) => write!(f, "EventScanExec: tenant={tenant}, columns=[{columns}]"),
+            Some((tenant, _)) => write!(f, "ScopedScanExec: tenant={tenant}, columns=[{columns}]"),
             None => {
                 let source = displayable(self.source.as_ref()).indent(false).to_string();
                 let source = source.lines().map(str::trim).collect::<Vec<_>>().join(" <- ");
-                write!(f, "EventScanExec: columns=[{columns}], source=[{source}]")
+                write!(f, "ScopedScanExec: columns=[{columns}], source=[{source}]")
             }
         }
     }
 }
 
-impl ExecutionPlan for EventScanExec {
+impl ExecutionPlan for ScopedScanExec {
     fn name(&self) -> &'static str {
-        "EventScanExec"
+        "ScopedScanExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -173,7 +173,7 @@ impl ExecutionPlan for EventScanExec {
         if children.is_empty() {
             return Ok(self);
         }
-        Err(DataFusionError::Internal("EventScanExec takes no children".to_owned()))
+        Err(DataFusionError::Internal("ScopedScanExec takes no children".to_owned()))
     }
 
     fn with_new_children(
@@ -183,7 +183,7 @@ impl ExecutionPlan for EventScanExec {
         if children.is_empty() {
             return Ok(self);
         }
-        Err(DataFusionError::Internal("EventScanExec takes no children".to_owned()))
+        Err(DataFusionError::Internal("ScopedScanExec takes no children".to_owned()))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

@@ -22,14 +22,14 @@ use sendlake_ingest::rollups::schema::ROLLUP_SCHEMA;
 use url::Url;
 
 use crate::filter;
-use crate::scan::{EventScanExec, SourceFailed};
+use crate::scan::{ScopedScanExec, SourceFailed};
 use crate::scope::Scope;
 use crate::source::EventSnapshot;
 
 /// A table as one scope sees it: `events`, or one that holds sums of them. Reports no statistics: those of the files count
 /// everybody's rows.
 #[derive(Debug)]
-pub(crate) struct EventsTable {
+pub(crate) struct ScopedTable {
     /// What queries see. Has `tenant_id`.
     schema: SchemaRef,
     snapshot: EventSnapshot,
@@ -37,7 +37,7 @@ pub(crate) struct EventsTable {
     since_day: Option<i32>,
 }
 
-impl EventsTable {
+impl ScopedTable {
     /// `since_day` lets the source skip files of earlier days; it promises nothing about their rows.
     pub(crate) fn new(snapshot: EventSnapshot, scope: Scope, since_day: Option<i32>) -> Self {
         Self { schema: EVENTS_SCHEMA.clone(), snapshot, scope, since_day }
@@ -141,12 +141,12 @@ impl EventsTable {
     }
 
     fn bind(&self, source: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(EventScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
+        Ok(Arc::new(ScopedScanExec::try_new(source, self.scope.tenant(), schema.clone())?))
     }
 }
 
 #[async_trait]
-impl TableProvider for EventsTable {
+impl TableProvider for ScopedTable {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }

@@ -104,7 +104,7 @@ async fn plain_filters_reach_the_files() {
     let engine = lake(&folder).await;
     let sql = "EXPLAIN SELECT seq FROM events WHERE message_id = 'a1' AND event_date = DATE '2026-02-01' AND CAST(recipient AS INT) = 17";
     let plan = shown(&engine, &Scope::AllTenants, sql).await;
-    let scan = plan.lines().find(|line| line.contains("EventScanExec") && line.contains("parquet")).unwrap();
+    let scan = plan.lines().find(|line| line.contains("ScopedScanExec") && line.contains("parquet")).unwrap();
     assert!(scan.contains("message_id") && scan.contains("predicate="), "{plan}");
     let predicate = scan.split_once("predicate=").unwrap().1;
     assert!(predicate.contains("message_id@") && predicate.contains("a1"), "{scan}");
