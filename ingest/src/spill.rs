@@ -67,6 +67,8 @@ pub struct Spill {
     dir: PathBuf,
     /// Events in files that the lake is not known to have.
     waiting_rows: AtomicU64,
+    /// The last number that was written here since the start; the store may have it for a moment longer.
+    written_lsn: AtomicU64,
     /// Files that the lake has, and since when that is known: queries that began earlier may still read them.
     retired: Mutex<HashMap<PathBuf, Instant>>,
 }
@@ -88,7 +90,12 @@ impl Spill {
 
     /// The same folder for whoever reads beside the server.
     pub fn beside(dir: PathBuf) -> Self {
-        Self { dir, waiting_rows: AtomicU64::new(0), retired: Mutex::default() }
+        Self {
+            dir,
+            waiting_rows: AtomicU64::new(0),
+            written_lsn: AtomicU64::new(0),
+            retired: Mutex::default(),
+        }
     }
 
     /// All files, by spool and number. What has another kind of name is somebody else's and left alone.
@@ -133,6 +140,11 @@ impl Spill {
         self.waiting_rows.load(Ordering::Relaxed)
     }
 
+    /// Events up to here that this process has written to files: they wait there, also where the store still has them.
+    pub fn written_lsn(&self) -> u64 {
+        self.written_lsn.load(Ordering::SeqCst)
+    }
+
     /// Writes events that follow each other in one spool's log as one file; it is on the disk when this returns.
     /// Blocking. Nothing is written for no events.
     pub fn write(&self, rows: &[LoggedEvent]) -> Result<Option<SpillFile>, SpillError> {
@@ -142,7 +154,8 @@ impl Spill {
             |reason: &dyn Display| SpillError::Write { path: file.path.clone(), reason: reason.to_string() };
         let batch = to_batch(rows).and_then(|batch| layout::sort(&batch)).map_err(|e| failed(&e))?;
         self.put(&file.path, &[batch]).map_err(|e| failed(&e))?;
-        self.waiting_rows.fetch_add(file.rows(), Ordering::Relaxed);
+        self.waiting_rows.fetch_add(file.rows(), Ordering::SeqCst);
+        self.written_lsn.fetch_max(file.last_lsn, Ordering::SeqCst);
         Ok(Some(file))
     }
 

@@ -141,7 +141,7 @@ fn given_up(gap: &SpillFile) -> Finding {
         format!("spool {incarnation}"),
         format!(
             "events {first_lsn} to {last_lsn} were neither in the lake nor in the spool when those after them were \
-             committed: a file of spilled events was moved away, or lost"
+             committed: a file of spilled events was moved away or lost, or the lake was set back to an older version"
         ),
         &format!(
             "if the file {incarnation}-{first_lsn}-… is somewhere, keep it: it is Parquet with the columns of `events`, and \

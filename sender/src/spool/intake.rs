@@ -52,9 +52,11 @@ impl Spool {
         if let Some((free_bytes, floor_bytes)) = self.free_space.shortage(self.ids.now()) {
             return Err(IntakeRefused::FreeSpace { free_bytes, floor_bytes });
         }
-        let stored =
-            self.writer.last_lsn().borrow().saturating_sub(self.outbox_trimmed.load(Ordering::Relaxed));
-        let rows = stored.saturating_add(self.reader.spill().waiting_rows());
+        // What lies in a file is not counted in the store too, where it stays until it is trimmed.
+        let spill = self.reader.spill();
+        let waiting = spill.waiting_rows();
+        let left_lsn = self.outbox_trimmed.load(Ordering::Relaxed).max(spill.written_lsn());
+        let rows = self.writer.last_lsn().borrow().saturating_sub(left_lsn).saturating_add(waiting);
         if rows > self.outbox_rows_max {
             return Err(IntakeRefused::OutboxFull { rows, rows_max: self.outbox_rows_max });
         }

@@ -249,6 +249,21 @@ async fn operator_retries_and_bounces_what_is_not_in_flight() {
 }
 
 #[tokio::test]
+async fn events_that_lie_in_a_file_and_still_in_the_store_wait_once() {
+    let fixture = Fixture::new();
+    let spool = fixture.open();
+    let many: Vec<String> = (0..900).map(|n| format!("r{n}@x.test")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    spool.accept(fixture.submission(&many, None), &SendingFacts::default()).await.unwrap();
+    // As while they move: the file is there, the store is not trimmed yet.
+    let rows = spool.reader().events(0, 600).unwrap();
+    spool.reader().spill().write(&rows).unwrap();
+    assert_eq!(spool.check_room(), Ok(()), "900 events wait, not 1,500");
+    spool.trim(600).await.unwrap();
+    assert_eq!(spool.check_room(), Ok(()));
+}
+
+#[tokio::test]
 async fn too_many_waiting_events_or_a_full_disk_refuse_new_mail() {
     let fixture = Fixture::new();
     let spool = fixture.open();
