@@ -146,7 +146,7 @@ async fn totals_of_a_rollup_never_go_back_and_never_differ_from_its_events() {
                (SELECT sum(events) FROM rollup_hourly WHERE basis = 'occurred') AS hours, \
                (SELECT sum(events) FROM rollup_1m WHERE basis = 'occurred') AS minutes";
     let (mut last, mut asked) = (0_i64, 0);
-    while asked < 25 {
+    while asked < 10 {
         let answer = engine.query(&Scope::AllTenants, sql, engine.limits().query).await.unwrap();
         let answer: serde_json::Value =
             serde_json::from_slice(&to_bytes(&answer, Format::Json).unwrap()).unwrap();
