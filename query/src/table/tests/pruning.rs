@@ -13,7 +13,7 @@ use sendlake_ingest::table::EventsTable;
 use uuid::Uuid;
 
 use super::*;
-use crate::scan::EventScanExec;
+use crate::scan::ScopedScanExec;
 
 const SPOOL: Uuid = Uuid::from_u128(7);
 /// 2026-02-01.
@@ -85,7 +85,7 @@ fn count(plan: &Arc<dyn ExecutionPlan>, counts: &mut Counts) {
             counts.entry(name.to_string()).or_default().0 += count.value();
         }
     }
-    if let Some(scan) = plan.downcast_ref::<EventScanExec>() {
+    if let Some(scan) = plan.downcast_ref::<ScopedScanExec>() {
         count(scan.source(), counts);
     }
     for child in plan.children() {
