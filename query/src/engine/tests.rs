@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use sendlake_ingest::read::Spilled;
+use sendlake_ingest::spill::Spill;
 
 use super::*;
+use crate::source::EventSnapshot;
 use crate::testing::{engine, engine_over, events, limits, shown, snapshot, tenant};
 
 /// Two tenants. `acme`'s own recipients are numbers, so that a cast works on its rows and on no others.
@@ -290,4 +293,31 @@ async fn session_for_other_surfaces_is_bound_too() {
     }
     assert!(QueryEngine::check(&tenant("acme"), "SELECT 1").is_ok());
     assert!(QueryEngine::check(&tenant("acme"), "COPY events TO 'x.csv'").is_err());
+}
+
+#[tokio::test]
+async fn footers_of_many_files_take_no_more_memory_between_queries_than_they_may() {
+    const FILES: usize = 40;
+    let line = "{\"type\":\"accepted\",\"at\":\"2026-03-02T10:00:00Z\",\"tenant_id\":\"acme\",\"recipient\":\"17\"}\n";
+    let rows = events(&line.repeat(FILES));
+    let folder = tempfile::tempdir().unwrap();
+    let spill = Spill::open(folder.path().into()).unwrap();
+    let files: Vec<_> = rows.chunks(1).map(|row| spill.write(row).unwrap().unwrap()).collect();
+    let mut kept = Vec::new();
+    for footer_cache_bytes in [0, 400 << 10, 64 << 20] {
+        let spilled = vec![Spilled { files: files.clone(), above_lsn: 0 }];
+        let snapshot = EventSnapshot { spilled, ..snapshot(&[], &[]) };
+        let engine = engine_over(snapshot, EngineLimits { footer_cache_bytes, ..limits() });
+        for _ in 0..2 {
+            let sql = "SELECT count(*) FROM events WHERE recipient = '17'";
+            let shown = shown(&engine, &tenant("acme"), sql).await;
+            assert!(shown.contains("| 40 "), "{shown}");
+        }
+        let caches = &engine.inner.base.runtime_env().cache_manager;
+        assert!(caches.get_list_files_cache().is_none() && caches.get_file_statistic_cache().is_none());
+        let footers = caches.get_file_metadata_cache().list_entries();
+        assert!(footers.values().map(|footer| footer.size_bytes).sum::<usize>() <= footer_cache_bytes);
+        kept.push(footers.len());
+    }
+    assert!(kept[0] == 0 && (1..FILES).contains(&kept[1]) && kept[2] == FILES, "{kept:?}");
 }
