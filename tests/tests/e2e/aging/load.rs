@@ -96,14 +96,14 @@ impl Load {
             } else {
                 (taken.reverse_path.clone(), full_mailbox(&taken.reverse_path, &taken.forward_path))
             };
-            self.hand_over(&to, &report).await.unwrap();
-            reports += 1;
+            // "Not now" is an answer: another one comes in a moment.
+            reports += u64::from(self.hand_over(&to, &report).await.unwrap());
         }
         reports
     }
 
-    /// As another server does.
-    async fn hand_over(&self, to: &str, mail: &str) -> std::io::Result<()> {
+    /// As another server does. False when the report was not taken for now.
+    async fn hand_over(&self, to: &str, mail: &str) -> std::io::Result<bool> {
         let (replies, mut commands) = TcpStream::connect(("127.0.0.1", self.inbound)).await?.into_split();
         let mut replies = BufReader::new(replies).lines();
         let dialogue = [
@@ -119,13 +119,16 @@ impl Load {
             commands.write_all(command.as_bytes()).await?;
             loop {
                 let reply = replies.next_line().await?.unwrap_or_default();
+                if reply.starts_with("45") {
+                    return Ok(false);
+                }
                 assert!(reply.starts_with(expected), "{to}: {command:?} was answered {reply:?}");
                 if reply.as_bytes().get(3) != Some(&b'-') {
                     break;
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
