@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use sendlake_tests::home::Home;
 use sendlake_tests::peers::free_port;
 
-/// How much the line fitted through the readings may rise from its start to its end. A longer run is held to a smaller
-/// slope.
-const RISE_KIB_MAX: f64 = 12_288.0;
+/// How much the line fitted through the readings of the second half may rise. In two minutes, beside other tests, that
+/// finds only gross leaks (340 KiB/s); in half an hour those of 23 KiB/s, which is 1 KiB for each message.
+const RISE_KIB_MAX: f64 = 20_480.0;
 
 /// glibc's own adjustments keep what large buffers took, and look like a leak for the first quarter of an hour.
 const ALLOCATOR: [(&str, &str); 3] =
