@@ -63,7 +63,7 @@ bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Pos
 	$(CARGO) build --release --workspace --locked
 	bench/run $(TARGET)/release/sendlake
 
-bench-large: $(VENV)/ready  ## a lake of 50 M events: what a question costs; 8 GB of disk, about 20 minutes after the build
+bench-large: $(VENV)/ready  ## a lake of 50 M events: what a question costs; 5 GB of disk, about 20 minutes after the build on idle cores
 	$(CARGO) build --release --workspace --locked
 	date -u
 	bench/run $(TARGET)/release/sendlake large
