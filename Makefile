@@ -63,7 +63,7 @@ bench: $(VENV)/ready  ## measure what README quotes, in release mode, beside Pos
 	$(CARGO) build --release --workspace --locked
 	bench/run $(TARGET)/release/sendlake
 
-bench-large: $(VENV)/ready  ## a lake of 50 M events: what a question costs; 5 GB of disk, about 20 minutes after the build on idle cores
+bench-large: $(VENV)/ready  ## a lake of 50 M events: what a question costs; 6.1 GB of disk, 25 minutes after the build
 	$(CARGO) build --release --workspace --locked
 	date -u
 	bench/run $(TARGET)/release/sendlake large

@@ -180,7 +180,7 @@ pub(crate) type CommandResult = Result<(), Failure>;
 
 /// Parses the arguments, runs the command, and says in one line what went wrong where it did.
 pub fn main() -> ExitCode {
-    end_quietly_with_the_reader();
+    watch_panics();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -195,17 +195,32 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `println!` panics when whoever reads our output has left (`sendlake … | head -1`): that is no error. Only
-/// standard output counts: a connection that breaks is one.
-fn end_quietly_with_the_reader() {
+/// Two panics are not faults of the program. `println!` panics when whoever reads our output has left (`sendlake … |
+/// head -1`): that is no error. Only standard output counts: a connection that breaks is one. And redb panics on
+/// pages that make no sense: no thread may go on beside such a store, accepting what is never sent.
+#[expect(clippy::print_stderr, reason = "the last words, from wherever it happened")]
+fn watch_panics() {
     let panicked = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.to_string();
         if said.contains("failed printing to stdout") && said.contains("Broken pipe") {
             std::process::exit(0);
         }
+        if let Some(at) = panic.location().filter(|at| is_of_the_store(at.file())) {
+            eprintln!(
+                "sendlake: the queue's store, spool/spool.redb, is damaged: a page of it cannot be read ({at}). The process \
+                 ends, and nothing is changed there. Restore spool/ from a backup; or move it away to start with an empty queue (mail \
+                 that waits in it is not sent). What the lake holds is not touched"
+            );
+            std::process::exit(1);
+        }
         panicked(panic);
     }));
+}
+
+/// Whether a source file is redb's, whose folder is named after its version.
+fn is_of_the_store(file: &str) -> bool {
+    file.split(['/', '\\']).any(|folder| folder == "redb" || folder.starts_with("redb-"))
 }
 
 #[expect(clippy::print_stderr, reason = "where a command line tells its errors")]
@@ -318,6 +333,13 @@ mod tests {
         let cause = std::io::Error::other("no such thing");
         let error = anyhow::Error::new(cause).context("cannot read x: no such thing").context("start");
         assert_eq!(sentence(&error), "start: cannot read x: no such thing");
+    }
+
+    #[test]
+    fn a_panic_of_the_store_is_told_from_others() {
+        assert!(is_of_the_store("/home/x/registry/src/index-1/redb-4.1.0/src/tree_store/btree.rs"));
+        assert!(is_of_the_store("vendor/redb/src/db.rs"));
+        assert!(!is_of_the_store("src/redbook.rs") && !is_of_the_store("sender/src/spool/mod.rs"));
     }
 
     #[test]

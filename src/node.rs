@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
 pub use self::judging::ReviewDecision;
 pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
+pub use self::meeting::Expected;
 use crate::config::{self, Config, RouteTls};
 use crate::erase::Eraser;
 use crate::hear::{Hearing, HearingParts, one_click};
@@ -92,7 +93,13 @@ pub struct Node {
 impl Node {
     /// Opens everything under the data folder, and makes what is missing.
     pub async fn open(config: Config, ids: Ids) -> anyhow::Result<Self> {
+        Self::open_with(config, ids, Expected::OurLake).await
+    }
+
+    /// The same, told what to find in the lake's place. A first start finds itself out.
+    pub async fn open_with(config: Config, ids: Ids, expected: Expected) -> anyhow::Result<Self> {
         let first = !config.control_path().exists();
+        let expected = if first { Expected::FirstStart } else { expected };
         let control = Arc::new(stores::open_control(&config, &ids).await?);
         if !first {
             stores::tell_what_is_missing(&config)?;
@@ -109,7 +116,7 @@ impl Node {
             );
         }
         let lake = stores::open_lake(&config)?;
-        let spool = meeting::meet(spool, &lake, &ids, first).await?;
+        let spool = meeting::meet(spool, &lake, &ids, expected).await?;
         let spool = Arc::new(spool);
         let outbox: Arc<dyn Outbox> = spool.clone();
         let store = stores::open_place(&config)?;

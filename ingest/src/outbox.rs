@@ -43,6 +43,19 @@ pub trait Outbox: Send + Sync {
     async fn trim(&self, through_lsn: u64) -> Result<(), OutboxError>;
 }
 
+/// How many events of this log are neither in its store nor in its spilled files: they went to a lake. 0 when the store
+/// cannot tell. Blocking, as [`Outbox::read`] is.
+pub fn handed_over(outbox: &dyn Outbox) -> Result<u64, OutboxError> {
+    let (Some(first_lsn), Some(last_lsn)) = (outbox.first_lsn(), outbox.last_lsn()) else { return Ok(0) };
+    // Rows first: those that leave the store in between are in a file.
+    let rows = outbox.read(0, 1)?;
+    let files = outbox.spill().map_or(Ok(Vec::new()), |spill| spill.files());
+    let files = files.map_err(|error| OutboxError(error.to_string()))?;
+    let own = files.iter().filter(|file| file.incarnation == outbox.incarnation());
+    let oldest = rows.first().map(|row| row.lsn).into_iter().chain(own.map(|file| file.first_lsn)).min();
+    Ok(oldest.unwrap_or(last_lsn + 1).saturating_sub(first_lsn))
+}
+
 /// The outbox's store failed, or holds what cannot be read. The text says what and where.
 #[derive(Debug, thiserror::Error)]
 #[error("outbox: {0}")]

@@ -36,7 +36,7 @@ pub enum StoreError {
     )]
     NotAUrl { location: String, reason: String },
     #[error(
-        "lake location {url}: {scheme}:// is not supported; use a folder, file://, s3://, gs://, az://, abfss:// or memory://"
+        "lake location {url}: {scheme}:// is not supported; use a folder, file://, s3://, gs://, az:// or abfss://"
     )]
     UnknownScheme { url: String, scheme: String },
     #[error(
@@ -94,6 +94,14 @@ fn open(
     clock: Option<&Arc<dyn Clock>>,
 ) -> Result<LakeStore, StoreError> {
     if !location.contains("://") {
+        if is_half_a_url(location) {
+            return Err(StoreError::NotAUrl {
+                location: location.to_owned(),
+                reason: "after its scheme a URL has two slashes, as in s3://bucket/folder; write ./ before a folder that \
+                         is named so"
+                    .to_owned(),
+            });
+        }
         return open_folder(Path::new(location));
     }
     let url = Url::parse(location)
@@ -113,6 +121,13 @@ fn open(
             Ok(LakeStore { root, url: shown })
         }
     }
+}
+
+/// Begins as a URL does, `s3:/…`, but for a slash. One letter is a drive, on systems that have them.
+fn is_half_a_url(location: &str) -> bool {
+    location.split_once(":/").is_some_and(|(scheme, _)| {
+        scheme.len() > 1 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-'))
+    })
 }
 
 impl LakeStore {
@@ -196,6 +211,7 @@ mod tests {
             ("s3://bucket/x", &[("colour", "blue")][..], "\"colour\" is not an option"),
             ("file://relative", &[][..], "three slashes"),
             ("s3://", &[][..], "lake location"),
+            ("s3:/bucket", &[][..], "two slashes"),
             ("nfs://user:hunter2@host/x", &[][..], "nfs://user@host/x"),
         ] {
             let message = open_store(location, &options(pairs)).unwrap_err().to_string();

@@ -62,6 +62,14 @@ pub enum LakeError {
          again: what the lake lacks then goes there under a new incarnation. See to it that only one copy runs"
     )]
     Forked { table: Url, incarnation: Uuid, shared_lsn: u64, committed_lsn: u64 },
+    #[error(
+        "there is no lake at {table}, but this spool has handed {events} events over to one: is its volume mounted, is \
+         storage.lake_url right, was its _delta_log/ moved away? To begin an empty lake there on purpose, start once with \
+         `sendlake serve --new-lake`; what the other lake holds stays there"
+    )]
+    Elsewhere { table: Url, events: u64 },
+    #[error("there is a lake at {table} already: start without --new-lake")]
+    NotNew { table: Url },
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error(
@@ -88,7 +96,7 @@ impl LakeError {
     /// may pass, and events wait in the outbox meanwhile.
     pub fn stays(&self) -> bool {
         match self {
-            Self::Column { .. } | Self::Damaged { .. } => true,
+            Self::Column { .. } | Self::Elsewhere { .. } | Self::NotNew { .. } => true,
             Self::Place(error) => !matches!(error, StoreError::Away { .. }),
             Self::Table { source, .. } => refusal(source.as_ref()).is_some(),
             _ => false,

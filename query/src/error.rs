@@ -48,6 +48,12 @@ pub enum QueryError {
     TooManyQueries { limit: usize },
     #[error("the events cannot be read at the moment; the server's log says why")]
     Source(#[source] SourceError),
+    /// The same to those who see every tenant.
+    #[error(
+        "the events cannot be read: {0}; `sendlake lake verify` says which file it is, and what to do; where the lake is \
+         away, try again when it is back"
+    )]
+    Unreadable(String),
     #[error("the result cannot be written as {format}: {detail}; cast the column to text")]
     Output { format: &'static str, detail: String },
     #[error("the query engine failed; the server's log says why")]
@@ -83,7 +89,7 @@ impl QueryError {
     pub(crate) fn source_failed(detail: String, scope: &Scope) -> Self {
         tracing::error!(%detail, ?scope, "events cannot be read for a query");
         match scope {
-            Scope::AllTenants => Self::Failed(detail),
+            Scope::AllTenants => Self::Unreadable(detail),
             Scope::Tenant(_) => Self::Source(SourceError(detail)),
         }
     }

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::CommandResult;
 use crate::config::Config;
 use crate::demo;
-use crate::node::{Node, Roles};
+use crate::node::{Expected, Node, Roles};
 use crate::system;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +28,9 @@ pub(crate) struct ServeArgs {
     /// Log as JSON, one object per line.
     #[arg(long)]
     log_json: bool,
+    /// Begin an empty lake at `storage.lake_url`, although earlier events went to another. For one start.
+    #[arg(long)]
+    new_lake: bool,
 }
 
 #[derive(Args, Debug)]
@@ -63,7 +66,8 @@ pub(crate) async fn serve(config: Config, args: ServeArgs) -> CommandResult {
     let roles =
         Roles { sender: args.roles.contains(&Role::Sender), query: args.roles.contains(&Role::Query) };
     let dir = config.storage.dir.clone();
-    let node = Node::open(config, system::ids()).await?;
+    let expected = if args.new_lake { Expected::NewLake } else { Expected::OurLake };
+    let node = Node::open_with(config, system::ids(), expected).await?;
     let running = node.start(roles).await?;
     // after everything listens, so that a start that fails does not show a key that nobody notes down
     if let Some(key) = running.first_key().await? {

@@ -54,7 +54,7 @@ pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
 
 pub(crate) fn failure(error: QueryError) -> Failure {
     match error {
-        QueryError::Source(_) => Failure::Unreachable(error.to_string()),
+        QueryError::Source(_) | QueryError::Unreadable(_) => Failure::Unreachable(error.to_string()),
         QueryError::Internal(_) => Failure::Other(error.into()),
         refused => Failure::Refused(refused.to_string()),
     }

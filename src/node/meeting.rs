@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sendlake_control::id::Ids;
-use sendlake_ingest::outbox::Outbox;
+use sendlake_ingest::outbox::{Outbox, handed_over};
 use sendlake_ingest::spill::SpillFile;
 use sendlake_ingest::table::{EventsTable, LakeError};
 use sendlake_sender::spool::Spool;
@@ -14,6 +14,17 @@ const LAKE_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Rows compared with the lake's at a time.
 const COMPARED_ROWS_MAX: usize = 50_000;
 
+/// What a start is to find in the lake's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing, or a lake of other nodes: there is no data folder yet.
+    FirstStart,
+    /// The lake that this spool's events went to.
+    OurLake,
+    /// Nothing, although this spool's events went to a lake elsewhere: `serve --new-lake`.
+    NewLake,
+}
+
 /// Gives the spool a new identity where the lake, or a spilled file, holds events under the old one that this spool
 /// does not know. A lake that does not answer is met later, by its writer; a first start needs it, as whoever
 /// sets it up is there to read what is wrong.
@@ -21,8 +32,9 @@ pub(super) async fn meet(
     spool: Spool,
     lake: &EventsTable,
     ids: &Ids,
-    first_start: bool,
+    expected: Expected,
 ) -> anyhow::Result<Spool> {
+    let spool = if expected == Expected::NewLake { begin_anew(spool, lake).await? } else { spool };
     let spilled_lsn = spool.reader().spill().last_lsn(spool.incarnation())?;
     let last_lsn = Outbox::last_lsn(&spool).unwrap_or(0);
     let spool = if spilled_lsn > last_lsn {
@@ -36,7 +48,7 @@ pub(super) async fn meet(
     } else {
         spool
     };
-    let met = tokio::time::timeout(LAKE_ANSWER_MAX, compare(&spool, lake, ids, first_start))
+    let met = tokio::time::timeout(LAKE_ANSWER_MAX, compare(&spool, lake, ids, expected))
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("it did not answer within {} s", LAKE_ANSWER_MAX.as_secs())));
     match met {
@@ -54,7 +66,7 @@ pub(super) async fn meet(
             );
             Ok(spool.renew_incarnation(shared_lsn).await?)
         }
-        Err(error) if first_start || stays(&error) => {
+        Err(error) if expected != Expected::OurLake || stays(&error) => {
             Err(error).with_context(|| format!("the lake at {} cannot be used", lake.url()))
         }
         Err(error) => {
@@ -64,6 +76,21 @@ pub(super) async fn meet(
                 "the lake cannot be reached: mail is accepted and delivered, events wait in the spool"
             );
             Ok(spool)
+        }
+    }
+}
+
+/// A new log for a new lake: numbers whose events are elsewhere would be missed there.
+async fn begin_anew(spool: Spool, lake: &EventsTable) -> anyhow::Result<Spool> {
+    if lake.exists().await? {
+        return Err(LakeError::NotNew { table: lake.url().clone() }.into());
+    }
+    match handed_over(&spool)? {
+        0 => Ok(spool),
+        events => {
+            let first_lsn = Outbox::first_lsn(&spool).unwrap_or(1);
+            tracing::warn!(lake = %lake.url(), events, "a new lake; the events handed over so far are in another");
+            Ok(spool.renew_incarnation(first_lsn.saturating_add(events).saturating_sub(1)).await?)
         }
     }
 }
@@ -85,9 +112,13 @@ async fn compare(
     spool: &Spool,
     lake: &EventsTable,
     ids: &Ids,
-    first_start: bool,
+    expected: Expected,
 ) -> anyhow::Result<Option<Differs>> {
-    if !first_start && !lake.exists().await? {
+    if expected == Expected::OurLake && !lake.exists().await? {
+        let events = handed_over(spool)?;
+        if events > 0 {
+            return Err(LakeError::Elsewhere { table: lake.url().clone(), events }.into());
+        }
         tracing::warn!(lake = %lake.url(), "there is no lake here: an empty one is made");
     }
     let own = spool.incarnation();

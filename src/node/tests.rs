@@ -20,7 +20,7 @@ use sendlake_sender::spool::SpoolError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Node;
+use super::{Expected, Node};
 use crate::config::Config;
 
 const START: Timestamp = Timestamp(1_772_323_200_000_000);
@@ -44,12 +44,16 @@ fn acme() -> TenantId {
 
 /// A node that was dropped keeps its store for as long as a thread of it still reads there.
 async fn opened(config: Config, ids: &Ids) -> Node {
+    opened_with(config, ids, Expected::OurLake).await.unwrap()
+}
+
+async fn opened_with(config: Config, ids: &Ids, expected: Expected) -> anyhow::Result<Node> {
     for _ in 0..500 {
-        match Node::open(config.clone(), ids.clone()).await {
+        match Node::open_with(config.clone(), ids.clone(), expected).await {
             Err(error) if matches!(error.downcast_ref(), Some(SpoolError::InUse(_))) => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            node => return node.unwrap(),
+            node => return node,
         }
     }
     panic!("the store stays in use");

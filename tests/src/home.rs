@@ -108,8 +108,11 @@ impl Home {
     }
 
     fn config(&self) -> PathBuf {
-        let path = self.dir.path().join("sendlake.toml");
-        std::fs::write(&path, self.config_text()).unwrap();
+        let (path, text) = (self.dir.path().join("sendlake.toml"), self.config_text());
+        // Another command may be reading it right now.
+        if std::fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            std::fs::write(&path, text).unwrap();
+        }
         path
     }
 

@@ -24,6 +24,8 @@ const READS_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct LogFolder {
     commits: BTreeSet<u64>,
+    /// Entries without an octet: no writer leaves one, a full disk or a copy that was cut short does.
+    empty: BTreeSet<u64>,
     /// Complete checkpoints in one file, the only kind that is written here.
     checkpoints: BTreeMap<u64, Path>,
 }
@@ -46,7 +48,12 @@ impl LogFolder {
             let Some((version, kind)) = name.split_once('.') else { continue };
             let Ok(number) = version.parse::<u64>() else { continue };
             match kind {
-                "json" if version.len() == 20 => drop(folder.commits.insert(number)),
+                "json" if version.len() == 20 => {
+                    folder.commits.insert(number);
+                    if object.size == 0 {
+                        folder.empty.insert(number);
+                    }
+                }
                 "checkpoint.parquet" => drop(folder.checkpoints.insert(number, object.location.clone())),
                 _ => {}
             }
@@ -67,6 +74,15 @@ impl LogFolder {
 
     /// Tells of holes, and of what follows.
     pub fn check(&self, place: &str, findings: &mut Vec<Finding>) {
+        findings.extend(self.empty.iter().map(|version| {
+            Finding::error(
+                "log",
+                format!("{place}_delta_log/{version:020}.json"),
+                "the entry is empty".to_owned(),
+                "stop the servers that write here, and restore it from a backup or from the bucket's older versions; what \
+                 it said is not known otherwise, and nothing should be vacuumed before",
+            )
+        }));
         let holes = self.holes();
         let Some(first) = holes.first() else { return };
         let missing: Vec<String> = holes.iter().take(EXAMPLES_MAX).map(u64::to_string).collect();

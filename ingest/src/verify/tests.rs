@@ -197,6 +197,8 @@ async fn foreign_things_are_warned_of_and_do_not_contradict() {
     let outbox = sound(&dir).await;
     std::fs::write(dir.path().join("notes.txt"), b"mine").unwrap();
     std::fs::write(dir.path().join("events/export.csv"), b"a,b").unwrap();
+    std::fs::create_dir(dir.path().join("events/_symlink_format_manifest")).unwrap();
+    std::fs::write(dir.path().join("events/_symlink_format_manifest/manifest"), b"s3://x").unwrap();
     std::fs::write(dir.path().join("events/event_date=2026-01-31/part-left.parquet"), b"PAR1").unwrap();
     let report = verify(&dir, &outbox, Depth::Whole).await;
     assert!(report.agrees());
@@ -204,6 +206,7 @@ async fn foreign_things_are_warned_of_and_do_not_contradict() {
     for name in ["notes.txt", "export.csv"] {
         assert!(told.iter().any(|line| line.starts_with("foreign") && line.contains(name)), "{told:?}");
     }
+    assert!(!told.iter().any(|line| line.contains("manifest")), "{told:?}");
     let note = report.findings.iter().find(|finding| finding.check == "orphan").unwrap();
     assert!(note.what.contains("part-left.parquet"), "{note:?}");
 }

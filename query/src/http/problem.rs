@@ -184,7 +184,7 @@ impl From<QueryError> for Problem {
                 ("/problems/sql_too_many_queries", "Too many queries at once"),
                 false,
             ),
-            QueryError::Source(_) => (
+            QueryError::Source(_) | QueryError::Unreadable(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 ("/problems/events_unavailable", "The events cannot be read"),
                 false,
@@ -238,6 +238,7 @@ mod tests {
             QueryError::MemoryLimit { limit_bytes: 1 },
             QueryError::TooManyQueries { limit: 1 },
             QueryError::Source(crate::SourceError(String::new())),
+            QueryError::Unreadable(String::new()),
             QueryError::Internal(String::new()),
         ];
         let problems = errors.map(Problem::from);

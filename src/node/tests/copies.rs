@@ -171,3 +171,35 @@ async fn a_store_restored_without_its_spilled_files_repeats_none_of_them() {
     flush(&node).await;
     assert_eq!(total(&node).await, (28, 28));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lake_that_is_not_where_it_was_is_never_made_anew_unasked() {
+    let world = World::new();
+    let node = with_tenant(world.open(&world.data).await).await;
+    world.log(&node, 10).await;
+    flush(&node).await;
+    world.log(&node, 3).await;
+    let first = node.spool.incarnation();
+    drop(node);
+    let elsewhere = world.lake.with_file_name("elsewhere");
+    std::fs::rename(&world.lake, &elsewhere).unwrap();
+
+    let open = |expected| opened_with(config(&world.data, &world.lake), &world.ids, expected);
+    let refused = format!("{:#}", open(Expected::OurLake).await.err().unwrap());
+    assert!(refused.contains("10 events") && refused.contains("--new-lake"), "{refused}");
+    assert!(!world.lake.join("events").exists(), "nothing was made");
+
+    std::fs::remove_dir_all(&world.lake).unwrap();
+    std::fs::rename(&elsewhere, &world.lake).unwrap();
+    let refused = format!("{:#}", open(Expected::NewLake).await.err().unwrap());
+    assert!(refused.contains("a lake at") && refused.contains("without --new-lake"), "{refused}");
+    let node = world.open(&world.data).await;
+    assert_eq!((node.spool.incarnation(), total(&node).await), (first, (13, 13)));
+    drop(node);
+
+    std::fs::remove_dir_all(&world.lake).unwrap();
+    let node = open(Expected::NewLake).await.unwrap();
+    assert_ne!(node.spool.incarnation(), first);
+    flush(&node).await;
+    assert_eq!(total(&node).await, (3, 3), "what was not handed over begins the new lake");
+}

@@ -51,6 +51,9 @@ async fn aging_under_load_takes_no_more_memory_and_no_more_files() {
         // Caches are full early: what grows then is no cache.
         .set("sql.footer_cache_bytes", 2 << 20)
         .set("spool.cache_bytes", 8 << 20)
+        // What a compaction reads and sorts stops growing early, too.
+        .set("maintenance.target_file_bytes", 1 << 20)
+        .set("maintenance.memory_bytes", 32 << 20)
         // As `deploy/sendlake.service` sets it.
         .serve_with(
             ALLOCATOR.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),

@@ -12,6 +12,8 @@ fn says(said: &Said, code: i32, words: &[&str]) {
     assert!(!said.err.contains("panicked"), "{}", said.err);
 }
 
+const PAGE_BYTES: usize = 4_096;
+
 /// A folder that a server has used, with a message in its queue.
 async fn used() -> Home {
     let home = Home::new().route("sink.test", format!("127.0.0.1:{}", sendlake_tests::peers::free_port()));
@@ -52,6 +54,47 @@ async fn a_bad_configuration_is_named_by_file_line_and_key() {
     let output = by_environment.env("SENDLAKE_DELIVERY__RETRY_JITTER", "7").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("SENDLAKE_DELIVERY__RETRY_JITTER"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_page_of_the_queue_ends_every_process_that_reads_it_with_a_sentence() {
+    let home = Home::new().route("sink.test", format!("127.0.0.1:{}", sendlake_tests::peers::free_port()));
+    let server = home.start().await;
+    let key = home.tenant("acme", "acme.example");
+    server.http.ready(&key, "acme.example").await;
+    for _ in 0..50 {
+        server.http.send(&key, &crate::message("bob@sink.test")).await;
+    }
+    server.kill();
+    let spool = home.data().join("spool/spool.redb");
+    let whole = std::fs::read(&spool).unwrap();
+    let pages = whole.len() / PAGE_BYTES;
+    let tear = |first: usize, count: usize| {
+        let mut torn = whole.clone();
+        let junk = (0_u32..).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8);
+        let there = torn.iter_mut().skip(first * PAGE_BYTES).take(count * PAGE_BYTES);
+        there.zip(junk).for_each(|(byte, junk)| *byte = junk);
+        std::fs::write(&spool, &torn).unwrap();
+    };
+    tear(1, pages - 1);
+    says(&home.refused_start(), 1, &["spool", "backup"]);
+    let mut found = 0;
+    for page in (1..pages.min(64)).step_by(3) {
+        tear(page, 1);
+        // A page that no tree uses any more may hold anything.
+        let said = home.run(&["queue", "ls"]);
+        if said.code != 0 {
+            found += 1;
+            assert!(said.err.contains("backup") && !said.err.contains("panicked"), "page {page}: {said:?}");
+        }
+    }
+    assert!(found > 0, "no page of {pages} mattered");
+    std::fs::write(&spool, &whole).unwrap();
+    let server = home.start().await;
+    let queued = home.ok(&["queue", "ls", "--format", "json"]);
+    let queued: Vec<serde_json::Value> = serde_json::from_str(&queued).unwrap();
+    assert_eq!(queued.len(), 50, "and everything is still there");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

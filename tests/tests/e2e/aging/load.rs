@@ -19,7 +19,7 @@ const QUESTIONS: [&str; 6] = [
     "SELECT provider, sum(events) AS n FROM rollup_hourly GROUP BY provider",
     "SELECT * FROM events ORDER BY recorded_at DESC LIMIT 50",
     "SELECT event_type, sum(events) AS n FROM rollup_1m GROUP BY event_type",
-    "SELECT count(DISTINCT recipient) AS n FROM events WHERE event_type = 'delivered'",
+    "SELECT count(DISTINCT recipient_domain) AS n FROM events WHERE event_type = 'delivered'",
     "SELECT * FROM quotas",
 ];
 
