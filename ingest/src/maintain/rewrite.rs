@@ -127,10 +127,7 @@ impl EventsTable {
             return Ok(done);
         }
         let spill = SpillFolder::make(&settings.spill_dir, &lease.next_mark())?;
-        // What others left is dead as long as this lease is the newest. If it is not, the commit will fail.
-        if lease.check().await.is_ok() {
-            spill.sweep_others(&lease.mark());
-        }
+        sweep_dead(lease, &settings.spill_dir).await;
         let mut adds = Vec::new();
         for files in days.into_values() {
             let day = self.day_writer(&pinned, files, edit.clone(), settings, &spill)?;
@@ -449,20 +446,23 @@ impl SpillFolder {
         std::fs::create_dir(&own).map_err(failed)?;
         Ok(Self(own))
     }
+}
 
-    /// Removes the folders of rewrites under other leases, whatever their numbers: those come again when somebody
-    /// removes the files of leases. `own` begins the marks of all rewrites under this one.
-    fn sweep_others(&self, own: &str) {
-        for entry in
-            self.0.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten().flatten()
-        {
-            let name = entry.file_name();
-            let mark = name.to_str().and_then(|name| name.strip_prefix("rewrite-"));
-            if mark.is_some_and(|mark| is_theirs(mark, own)) {
-                tracing::debug!(folder = %entry.path().display(), "removing what an earlier rewrite had spilled");
-                // Whoever still writes there has lost its lease, and ends with an error.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
+/// Removes the folders of rewrites under other leases, whatever their numbers: those come again when somebody removes the
+/// files of leases. They are dead as long as this lease is the newest.
+pub(crate) async fn sweep_dead(lease: &Lease, parent: &Path) {
+    if lease.check().await.is_err() {
+        return;
+    }
+    // Begins the marks of all rewrites under this lease.
+    let own = lease.mark();
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let mark = name.to_str().and_then(|name| name.strip_prefix("rewrite-"));
+        if mark.is_some_and(|mark| is_theirs(mark, &own)) {
+            tracing::debug!(folder = %entry.path().display(), "removing what an earlier rewrite had spilled");
+            // Whoever still writes there has lost its lease, and ends with an error.
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

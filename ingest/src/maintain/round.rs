@@ -12,7 +12,7 @@ use super::log::{LogListing, checkpoint, clean_log};
 use super::plan::{Job, PlanSettings, day_text, plan};
 use super::reader::{ReaderPosition, registered, tables};
 use super::retention::Expired;
-use super::rewrite::RewriteSettings;
+use super::rewrite::{RewriteSettings, sweep_dead};
 use super::status::{LakeReport, report};
 use super::vacuum::{survey, vacuum};
 use crate::store::LakeStore;
@@ -92,6 +92,10 @@ impl Maintainer {
         dry_run: bool,
         told: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), MaintainError> {
+        if !dry_run {
+            // Also where nothing is left to join: whoever died may have died after its commit.
+            sweep_dead(lease, &self.settings.rewrite.spill_dir).await;
+        }
         let pinned = self.events.pin(None).await?;
         let jobs = plan(&self.events.files(&pinned)?, &self.settings.plan, lease.now());
         let wanted = |job: &Job| day.is_none_or(|day| day == job.day);

@@ -195,3 +195,17 @@ async fn a_hole_in_the_log_stops_maintenance_and_shows_in_the_status() {
     assert!(report.tables[0].problem.as_deref().unwrap().contains("no entry 4"));
     assert_eq!(report.tables[1].problem, None, "the other table is looked at all the same");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_maintainer_spilled_that_died_after_its_commit_goes_with_the_next_round() {
+    let setup = setup(0).await;
+    let dead = lease(&setup, 400).await;
+    let left = setup.maintainer.settings.rewrite.spill_dir.join(format!("rewrite-{}", dead.next_mark()));
+    std::fs::create_dir_all(&left).unwrap();
+    dead.release().await.unwrap();
+    let lease = lease(&setup, 401).await;
+    setup.maintainer.compact(&lease, None, true, &mut |_| {}).await.unwrap();
+    assert!(left.exists(), "a dry run removes nothing");
+    setup.maintainer.compact(&lease, None, false, &mut |_| {}).await.unwrap();
+    assert!(!left.exists(), "although there is nothing to join");
+}
