@@ -6,9 +6,9 @@ mod judging;
 mod local;
 pub(crate) mod maintenance;
 mod meeting;
+mod parts;
 pub(crate) mod rollups;
 
-use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,16 +23,10 @@ use sendlake_ingest::quotas::QuotasTable;
 use sendlake_ingest::table::EventsTable;
 use sendlake_ingest::writer::{LakeHandle, LakeWriter, LakeWriterSettings};
 use sendlake_query::QueryEngine;
-use sendlake_sender::api::limits::ApiLimits;
 use sendlake_sender::api::{self, Api};
-use sendlake_sender::delivery::{Connector, Delivery, DeliveryParts, DeliverySettings};
-use sendlake_sender::mx::{HickoryResolver, Router, RouterSettings};
-use sendlake_sender::route::{RouteTable, StaticRoute, TlsPolicy};
-use sendlake_sender::schedule::Schedule;
-use sendlake_sender::session::{SessionSettings, Timeouts, Tls};
-use sendlake_sender::source::{Pool, Source, Sources};
+use sendlake_sender::delivery::{Delivery, DeliveryParts};
+use sendlake_sender::source::Sources;
 use sendlake_sender::spool::Spool;
-use sendlake_sender::stream::Stream;
 use sendlake_sender::token::TokenKeys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +35,7 @@ pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
 pub use self::judging::ReviewDecision;
 pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
 pub use self::meeting::Expected;
-use crate::config::{self, Config, RouteTls};
+use crate::config::Config;
 use crate::erase::Eraser;
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
@@ -137,7 +131,7 @@ impl Node {
             ids.clone(),
             Duration::from_secs(config.policy.publish_interval_s.into()),
         ));
-        let sources = Arc::new(sources(&config)?);
+        let sources = Arc::new(parts::sources(&config)?);
         let tokens = token_keys(&control);
         let hearing = Arc::new(Hearing::new(HearingParts {
             spool: spool.clone(),
@@ -163,15 +157,15 @@ impl Node {
         });
         let delivery_parts = DeliveryParts {
             spool: spool.clone(),
-            router: Arc::new(router(&config, &sources, &ids)?),
+            router: Arc::new(parts::router(&config, &sources, &ids)?),
             sources: sources.clone(),
-            connector: connector(&config, &ids)?,
+            connector: parts::connector(&config, &ids)?,
             identities: identities.clone(),
             suppressions: suppressions.clone(),
             limits: limits.clone(),
             tokens,
             ids: ids.clone(),
-            settings: delivery_settings(&config),
+            settings: parts::delivery_settings(&config),
         };
         Ok(Self {
             config,
@@ -205,7 +199,7 @@ impl Node {
             self.identities.clone(),
             Arc::new(LakeHistory(self.engine.clone())),
             self.ids.clone(),
-            api_limits(&self.config),
+            parts::api_limits(&self.config),
         ))
     }
 
@@ -414,118 +408,6 @@ fn on_fatal() -> sendlake_sender::spool::OnFatal {
         eprintln!("sendlake: {sentence}");
         std::process::exit(1);
     })
-}
-
-fn sources(config: &Config) -> anyhow::Result<Sources> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let sources = config.source.iter().map(|source| Source {
-        name: source.name.clone(),
-        bind: source.bind,
-        ehlo: if source.ehlo.is_empty() { host.clone() } else { source.ehlo.clone() },
-    });
-    let pools =
-        config.pool.iter().map(|pool| Pool { name: pool.name.clone(), sources: pool.sources.clone() });
-    let streams = BTreeMap::from([
-        (Stream::Transactional, config.streams.transactional.clone()),
-        (Stream::Marketing, config.streams.marketing.clone()),
-        (Stream::Cold, config.streams.cold.clone()),
-    ]);
-    Ok(Sources::new(sources.collect(), pools.collect(), &streams)?)
-}
-
-fn router(config: &Config, sources: &Sources, ids: &Ids) -> anyhow::Result<Router> {
-    let routes = config.route.iter().enumerate().map(|(index, route)| static_route(index, route));
-    let routes = RouteTable::new(routes.collect::<Result<_, _>>()?)?;
-    let own_names: HashSet<String> = sources.ehlo_names().map(str::to_owned).collect();
-    let settings = RouterSettings {
-        allow_private: config.delivery.allow_private_addresses,
-        own_names,
-        port: config.delivery.smtp_port,
-        ..RouterSettings::default()
-    };
-    let resolver = if config.delivery.dns_servers.is_empty() {
-        HickoryResolver::from_system()?
-    } else {
-        HickoryResolver::from_servers(&config.delivery.dns_servers)?
-    };
-    Ok(Router::new(routes, Arc::new(resolver), settings, ids.clock.clone(), ids.entropy.clone()))
-}
-
-fn static_route(index: usize, route: &config::Route) -> anyhow::Result<StaticRoute> {
-    let hosts = route.hosts.iter().map(|host| host.parse()).collect::<Result<_, _>>();
-    Ok(StaticRoute {
-        name: if route.name.is_empty() { format!("route-{index}") } else { route.name.clone() },
-        domain: route.domain.clone(),
-        hosts: hosts.with_context(|| format!("route.{index}.hosts"))?,
-        tls: match route.tls {
-            RouteTls::Opportunistic => TlsPolicy::Opportunistic,
-            RouteTls::Required => TlsPolicy::Required,
-            RouteTls::None => TlsPolicy::None,
-        },
-        provider: Some(route.provider.clone()).filter(|provider| !provider.is_empty()),
-    })
-}
-
-fn connector(config: &Config, ids: &Ids) -> anyhow::Result<Connector> {
-    let delivery = &config.delivery;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "0.001 to 10, checked at load"
-    )]
-    let percent = (delivery.timeout_scale * 100.0).ceil() as u32;
-    let timeouts = Timeouts {
-        connect: Duration::from_millis(delivery.connect_timeout_ms),
-        ..Timeouts::default().scaled(percent)
-    };
-    let settings = SessionSettings {
-        timeouts,
-        messages_max: u32::try_from(delivery.messages_per_session_max).unwrap_or(u32::MAX),
-        ..SessionSettings::default()
-    };
-    Ok(Connector { tls: Tls::with_public_roots(ids.clock.clone())?, settings })
-}
-
-fn delivery_settings(config: &Config) -> DeliverySettings {
-    let delivery = &config.delivery;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 0.5, checked at load")]
-    let jitter_percent = (delivery.retry_jitter * 100.0) as u8;
-    let schedule = |intervals_s: &[u32], lifetime_s| Schedule {
-        intervals_s: intervals_s.to_vec(),
-        jitter_percent,
-        lifetime_s,
-    };
-    DeliverySettings {
-        sessions_per_site_max: delivery.sessions_per_site_max,
-        sessions_max: delivery.sessions_max,
-        messages_per_session_max: delivery.messages_per_session_max,
-        session_idle: Duration::from_millis(delivery.session_idle_ms),
-        site_backoff_s: i64::from(delivery.site_backoff_s),
-        schedule: schedule(&delivery.retry_intervals_s, delivery.lifetime_s),
-        schedule_transactional: schedule(
-            &delivery.retry_intervals_transactional_s,
-            delivery.lifetime_transactional_s,
-        ),
-        public_url: config.http.public_url.clone(),
-        feedback_sender: "sendlake".into(),
-        sign: config.dkim.sign,
-    }
-}
-
-fn api_limits(config: &Config) -> ApiLimits {
-    let limits = &config.limits;
-    ApiLimits {
-        body_bytes: limits.body_bytes,
-        recipients: limits.recipients,
-        batch_messages: limits.batch_messages,
-        attachment_bytes: limits.attachment_bytes,
-        headers: limits.header_count,
-        header_bytes: limits.header_bytes,
-        send_at_days: limits.send_at_max_days,
-        messages_per_s: limits.rate_per_s,
-        messages_burst: limits.rate_burst,
-        ..ApiLimits::default()
-    }
 }
 
 #[cfg(test)]
