@@ -27,6 +27,8 @@ use crate::table::{EventsTable, LakeError, Pinned};
 
 /// How often one append starts over because others changed the table meanwhile.
 const CONFLICTS_MAX: usize = 8;
+/// How many threads work on one commit at most: more would wait for the largest column.
+const THREADS_MAX: usize = 4;
 
 /// Where rows ended up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +181,11 @@ struct Encoded {
     after_lsn: u64,
     adds: Vec<Add>,
     rows: u64,
+}
+
+/// How many threads work on one commit.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX))
 }
 
 /// All rows of one spool, and none above the LSN that the commit will claim.

@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 
-use super::encode::threads;
+use super::threads;
 use crate::event::{EVENTS_SCHEMA, LoggedEvent, to_batch_of};
 use crate::table::layout;
 

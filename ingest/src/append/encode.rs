@@ -19,14 +19,11 @@ use parquet::arrow::arrow_writer::{
 use parquet::errors::ParquetError;
 use sendlake_control::clock::Timestamp;
 
-use super::lsns;
 use super::statistics::statistics;
+use super::{lsns, threads};
 use crate::table::digest::{SHA256_TAG, sha256};
 use crate::table::layout::{self, PARTITION_COLUMN, ROW_GROUP_ROWS_MAX};
 use crate::table::{EventsTable, LakeError};
-
-/// More threads would wait for the largest column.
-const THREADS_MAX: usize = 4;
 
 /// Larger files go to a bucket in parts of this size.
 const PART_BYTES: usize = 8 << 20;
@@ -128,11 +125,6 @@ fn encoded_file(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
         row_group.close()?;
     }
     Ok(file.into_inner()?)
-}
-
-/// How many threads work on one commit.
-pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX))
 }
 
 /// One column of a row group, its place in the file, and about how much there is to encode.
