@@ -1,23 +1,17 @@
 //! Stand-ins for tests: an outbox in memory, events with something in every column, storage that fails.
 
+pub mod hooked;
 pub mod s3;
 
-use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use deltalake::DeltaTable;
 use deltalake::datafusion::arrow::array::RecordBatch;
 use deltalake::datafusion::prelude::SessionContext;
-use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-};
+use object_store::{Error, Result};
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use tokio::sync::watch;
@@ -27,6 +21,7 @@ use crate::event::{Event, EventType, LoggedEvent};
 use crate::outbox::{Outbox, OutboxError};
 use crate::spill::Spill;
 use crate::store::{LakeStore, open_store};
+use crate::testing::hooked::{Hook, hooked};
 
 /// 2026-01-31T12:00:00.123456Z.
 pub const NOON: Timestamp = Timestamp(1_769_860_800_123_456);
@@ -170,10 +165,9 @@ impl Outbox for MemoryOutbox {
     }
 }
 
-/// Storage over a real one that fails on demand.
-#[derive(Debug)]
+/// Storage that fails on demand.
+#[derive(Debug, Default)]
 pub struct FlakyStore {
-    inner: Arc<dyn ObjectStore>,
     /// So many of the next commits are written, yet answered with an error.
     pub lost_answers: AtomicUsize,
     /// So many of the next writes of any kind fail without effect.
@@ -187,14 +181,7 @@ pub struct FlakyStore {
 impl FlakyStore {
     /// The same lake, through storage that can be told to fail.
     pub fn over(store: &LakeStore) -> (LakeStore, Arc<Self>) {
-        let flaky = Arc::new(Self {
-            inner: Arc::clone(&store.root),
-            lost_answers: AtomicUsize::new(0),
-            failed_writes: AtomicUsize::new(0),
-            failed_lists: AtomicUsize::new(0),
-            lists_fail_after_lost_answer: AtomicBool::new(false),
-        });
-        (LakeStore { root: flaky.clone(), url: store.url.clone() }, flaky)
+        hooked(store, Self::default())
     }
 
     fn take(counter: &AtomicUsize) -> bool {
@@ -202,80 +189,29 @@ impl FlakyStore {
     }
 }
 
-fn injected() -> Error {
-    Error::Generic { store: "flaky", source: "the bucket is out to lunch".into() }
+impl Hook for FlakyStore {
+    fn before_write(&self, _: &Path) -> Result<()> {
+        fails_if(Self::take(&self.failed_writes))
+    }
+
+    fn after_write(&self, location: &Path) -> Result<()> {
+        let lost = location.extension() == Some("json") && Self::take(&self.lost_answers);
+        if lost && self.lists_fail_after_lost_answer.load(Ordering::SeqCst) {
+            self.failed_lists.store(usize::MAX, Ordering::SeqCst);
+        }
+        fails_if(lost)
+    }
+
+    fn before_list(&self) -> Result<()> {
+        fails_if(Self::take(&self.failed_lists))
+    }
 }
 
-impl fmt::Display for FlakyStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FlakyStore({})", self.inner)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for FlakyStore {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        if Self::take(&self.failed_writes) {
-            return Err(injected());
-        }
-        let result = self.inner.put_opts(location, payload, opts).await?;
-        if location.extension() == Some("json") && Self::take(&self.lost_answers) {
-            if self.lists_fail_after_lost_answer.load(Ordering::SeqCst) {
-                self.failed_lists.store(usize::MAX, Ordering::SeqCst);
-            }
-            return Err(injected());
-        }
-        Ok(result)
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if Self::take(&self.failed_lists) {
-            return Box::pin(futures::stream::once(async { Err(injected()) }));
-        }
-        self.inner.list(prefix)
-    }
-
-    fn list_with_offset(
-        &self,
-        prefix: Option<&Path>,
-        offset: &Path,
-    ) -> BoxStream<'static, Result<ObjectMeta>> {
-        if Self::take(&self.failed_lists) {
-            return Box::pin(futures::stream::once(async { Err(injected()) }));
-        }
-        self.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.inner.rename_opts(from, to, options).await
+/// A failure that looks like one of a bucket.
+pub fn fails_if(it: bool) -> Result<()> {
+    match it {
+        true => Err(Error::Generic { store: "test", source: "the bucket is out to lunch".into() }),
+        false => Ok(()),
     }
 }
 

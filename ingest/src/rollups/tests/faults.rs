@@ -1,96 +1,22 @@
 //! Kills, lost answers, two refreshers at once, rewrites in between.
 
-use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures::stream::BoxStream;
+use object_store::Result;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-};
 
 use super::*;
-use crate::testing::FlakyStore;
+use crate::testing::hooked::{Hook, hooked};
+use crate::testing::{FlakyStore, fails_if};
 
-/// Storage that a process dies before: so many writes succeed, then none.
+/// A process that dies after so many writes.
 #[derive(Debug)]
-struct Dying {
-    inner: Arc<dyn ObjectStore>,
-    left: AtomicUsize,
-}
+struct Dying(AtomicUsize);
 
-impl Dying {
-    fn over(store: &LakeStore, writes: usize) -> LakeStore {
-        let root = Arc::new(Self { inner: Arc::clone(&store.root), left: AtomicUsize::new(writes) });
-        LakeStore { root, url: store.url.clone() }
-    }
-
-    fn write(&self) -> Result<()> {
-        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        left.map(|_| ()).map_err(|_| Error::Generic { store: "dying", source: "the process is gone".into() })
-    }
-}
-
-impl fmt::Display for Dying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dying({})", self.inner)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Dying {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.write()?;
-        self.inner.put_opts(location, payload, opts).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.write()?;
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_offset(
-        &self,
-        prefix: Option<&Path>,
-        offset: &Path,
-    ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.inner.rename_opts(from, to, options).await
+impl Hook for Dying {
+    fn before_write(&self, _: &Path) -> Result<()> {
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        fails_if(left.is_err())
     }
 }
 
@@ -103,7 +29,8 @@ async fn a_refresh_that_dies_anywhere_is_made_good_by_the_next() {
     for writes in 0..14 {
         table.append(ONE, events(ONE, last + 1..=last + 10)).await.unwrap();
         last += 10;
-        let dying = Rollups::open(&Dying::over(&lake(&dir), writes)).await.unwrap();
+        let (store, _) = hooked(&lake(&dir), Dying(AtomicUsize::new(writes)));
+        let dying = Rollups::open(&store).await.unwrap();
         died += usize::from(dying.refresh(&table, NOON).await.is_err());
     }
     assert!((3..14).contains(&died), "it died {died} times, before and between its commits");
