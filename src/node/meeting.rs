@@ -73,7 +73,7 @@ pub(super) async fn meet(
             tracing::warn!(
                 lake = %lake.url(),
                 error = format!("{error:#}"),
-                "the lake cannot be reached: mail is accepted and delivered, events wait in the spool"
+                "the lake cannot be used now: mail is accepted and delivered, events wait in the spool"
             );
             Ok(spool)
         }

@@ -39,7 +39,7 @@ async fn a_server_starts_and_delivers_while_its_bucket_is_away() {
 
     let away = away(&home).route("sink.test", sink.addr());
     let server = away.start().await;
-    assert!(server.log().contains("the lake cannot be reached"), "{}", server.log());
+    assert!(server.log().contains("the lake cannot be used now"), "{}", server.log());
     let mut sent = Vec::new();
     for number in 0..5 {
         sent.extend(server.http.send(&key, &message(&format!("bob{number}@sink.test"))).await);
