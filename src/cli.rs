@@ -14,6 +14,7 @@ mod send;
 mod sql;
 mod suppression;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -180,26 +181,28 @@ pub(crate) type CommandResult = Result<(), Failure>;
 
 /// Parses the arguments, runs the command, and says in one line what went wrong where it did.
 pub fn main() -> ExitCode {
-    watch_panics();
     let cli = Cli::parse();
+    watch_panics(matches!(cli.command, Command::Serve(_) | Command::Demo(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ended(&Failure::Other(error.into())),
     };
-    let outcome = runtime.block_on(run_command(cli));
+    let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run_command(cli))));
     // What is still blocked, such as an upload to a bucket that is away, does not hold up the end.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ended(&failure),
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => ended(&failure),
+        // What it was has been told where it happened.
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
 /// Two panics are not faults of the program. `println!` panics when whoever reads our output has left (`sendlake … |
 /// head -1`): that is no error. Only standard output counts: a connection that breaks is one. And redb panics on
-/// pages that make no sense: no thread may go on beside such a store, accepting what is never sent.
+/// pages that make no sense: no thread of a server may go on beside such a store, accepting what is never sent.
 #[expect(clippy::print_stderr, reason = "the last words, from wherever it happened")]
-fn watch_panics() {
+fn watch_panics(serves: bool) {
     let panicked = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.to_string();
@@ -208,11 +211,14 @@ fn watch_panics() {
         }
         if let Some(at) = panic.location().filter(|at| is_of_the_store(at.file())) {
             eprintln!(
-                "sendlake: the queue's store, spool/spool.redb, is damaged: a page of it cannot be read ({at}). The process \
-                 ends, and nothing is changed there. Restore spool/ from a backup; or move it away to start with an empty queue (mail \
-                 that waits in it is not sent). What the lake holds is not touched"
+                "sendlake: the queue's store, spool/spool.redb, is damaged: a page of it cannot be read ({at}). Nothing is \
+                 changed there. Restore spool/ from a backup; or move it away to start with an empty queue (mail that waits in \
+                 it is not sent). What the lake holds is not touched"
             );
-            std::process::exit(1);
+            if serves {
+                std::process::exit(1);
+            }
+            return;
         }
         panicked(panic);
     }));
@@ -320,6 +326,12 @@ fn instant(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or_else(|| "an instant looks like 2026-11-22T09:30:00Z".to_owned())
 }
 
+/// A UTC day as an argument, in the form that partitions have.
+fn day(text: &str) -> Result<String, String> {
+    let midnight = Timestamp::parse(&format!("{text}T00:00:00Z")).map(|_| text.to_owned());
+    midnight.ok_or_else(|| "a day looks like 2026-11-22".to_owned())
+}
+
 fn scope(text: &str) -> Result<Scope, String> {
     text.parse::<Scope>().map_err(|error| error.to_string())
 }
@@ -333,6 +345,14 @@ mod tests {
         let cause = std::io::Error::other("no such thing");
         let error = anyhow::Error::new(cause).context("cannot read x: no such thing").context("start");
         assert_eq!(sentence(&error), "start: cannot read x: no such thing");
+    }
+
+    #[test]
+    fn a_day_is_one_of_the_calendar() {
+        assert_eq!(day("2026-02-28").unwrap(), "2026-02-28");
+        for text in ["2026-13-01", "2026-02-30", "yesterday", "2026-1-1", ""] {
+            assert!(day(text).is_err(), "{text}");
+        }
     }
 
     #[test]

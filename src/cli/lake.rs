@@ -16,7 +16,7 @@ use sendlake_ingest::maintain::reader::tables;
 use sendlake_ingest::maintain::round::{Maintainer, Step};
 use sendlake_ingest::table::EventsTable;
 
-use super::{CommandResult, Failure, Format, FormatArg, rows};
+use super::{CommandResult, Failure, Format, FormatArg, day, rows};
 use crate::config::Config;
 use crate::node::maintenance::{LEASE_MS, holder};
 use crate::{stores, system};
@@ -32,7 +32,7 @@ pub(crate) enum LakeCommand {
     /// a checkpoint.
     Compact {
         /// Only this UTC day, such as 2026-01-31.
-        #[arg(long)]
+        #[arg(long, value_parser = day)]
         day: Option<String>,
         #[command(flatten)]
         how: HowArgs,
