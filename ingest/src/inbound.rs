@@ -2,18 +2,19 @@
 //! [`Postmaster`]'s business; a 250 goes out only after it has said so.
 //!
 //! - [`session`]: the dialogue, a state machine without I/O · [`data`]: a message up to its final dot
-//! - `connection`: one client's socket
+//! - `connection`: one client's socket · [`tls`]: STARTTLS · `clients`: how much each client may do
 //!
 //! There is deliberately no relaying, no authentication and no SMTPUTF8: every address taken is one that this
 //! installation made. Lines end with CRLF and nothing else; a lone CR or LF ends the conversation, so that no two
 //! servers can disagree on where a message ends.
 
+mod clients;
 mod connection;
 pub mod data;
 pub mod session;
+pub mod tls;
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,13 @@ use async_trait::async_trait;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use self::clients::Clients;
+
 /// How mail is taken in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InboundSettings {
     /// What the server calls itself.
     pub hostname: String,
@@ -35,10 +39,14 @@ pub struct InboundSettings {
     /// Sessions of one client address.
     pub sessions_per_client_max: usize,
     pub messages_per_session_max: u32,
+    /// Mails of one client address in a minute; the next ones are answered 451.
+    pub messages_per_client_max: u32,
     /// Longest wait for the client's next octets.
     pub idle: Duration,
     /// Longest time for one mail between DATA and the final dot.
     pub data: Duration,
+    /// Offers STARTTLS; without one it is not offered.
+    pub tls: Option<TlsAcceptor>,
 }
 
 impl Default for InboundSettings {
@@ -50,8 +58,10 @@ impl Default for InboundSettings {
             sessions_max: 100,
             sessions_per_client_max: 20,
             messages_per_session_max: 1_000,
+            messages_per_client_max: 3_000,
             idle: Duration::from_secs(60),
             data: Duration::from_secs(600),
+            tls: None,
         }
     }
 }
@@ -104,7 +114,7 @@ pub async fn serve(
 ) {
     let settings = Arc::new(settings);
     let places = Arc::new(Semaphore::new(settings.sessions_max));
-    let clients = Arc::new(Clients::default());
+    let clients = Clients::default();
     let mut conversations = JoinSet::new();
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         while conversations.try_join_next().is_some() {}
@@ -118,57 +128,20 @@ pub async fn serve(
             }
         };
         let place = Arc::clone(&places).try_acquire_owned().ok();
-        let entered = Clients::enter(&clients, client, settings.sessions_per_client_max);
-        let (Some(place), Some(entered)) = (place, entered) else {
+        let (Some(place), Some(entered)) = (place, clients.enter(client.ip(), &settings)) else {
             conversations.spawn(connection::refuse(stream));
             continue;
         };
         let (postmaster, settings, stop) = (Arc::clone(&postmaster), Arc::clone(&settings), shutdown.clone());
         conversations.spawn(async move {
-            if let Err(error) =
-                connection::converse(stream, client.ip(), postmaster.as_ref(), &settings, &stop).await
-            {
+            let conversed = connection::converse(stream, &entered, postmaster.as_ref(), &settings, &stop);
+            if let Err(error) = conversed.await {
                 tracing::debug!(%error, %client, "an inbound conversation broke off");
             }
             drop((place, entered));
         });
     }
     while conversations.join_next().await.is_some() {}
-}
-
-/// How many sessions each client has open.
-#[derive(Default)]
-struct Clients(std::sync::Mutex<HashMap<IpAddr, usize>>);
-
-/// One session of a client; leaves when dropped.
-struct Entered {
-    clients: Arc<Clients>,
-    client: IpAddr,
-}
-
-impl Clients {
-    fn enter(clients: &Arc<Self>, client: SocketAddr, max: usize) -> Option<Entered> {
-        let client = client.ip();
-        let mut open = clients.0.lock().ok()?;
-        let sessions = open.entry(client).or_default();
-        if *sessions >= max {
-            return None;
-        }
-        *sessions += 1;
-        Some(Entered { clients: Arc::clone(clients), client })
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let Ok(mut open) = self.clients.0.lock() else { return };
-        if let Some(sessions) = open.get_mut(&self.client) {
-            *sessions -= 1;
-            if *sessions == 0 {
-                open.remove(&self.client);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

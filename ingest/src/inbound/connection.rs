@@ -1,14 +1,14 @@
 //! One client's socket: lines and messages to the session, its replies back.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::clients::Client;
 use super::data::{DataFault, DataProgress, DataReader};
 use super::session::{LINE_BYTES_MAX, Next, Session};
 use super::{InboundMail, InboundSettings, Postmaster};
@@ -30,102 +30,141 @@ pub(super) async fn refuse(mut stream: TcpStream) {
 /// Serves one client until either side is done.
 pub(super) async fn converse(
     mut stream: TcpStream,
-    client: IpAddr,
+    client: &Client,
     postmaster: &dyn Postmaster,
     settings: &InboundSettings,
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let _ = stream.set_nodelay(true);
-    let mut session = Session::new(postmaster, settings);
+    let mut session = Session::new(postmaster, settings, client);
     session.banner();
-    let mut input = Vec::new();
-    let mut reading: Option<(DataReader, Instant)> = None;
-    let mut skipping_line = false;
-    loop {
-        // everything that was read in full is answered in one write
-        let mut next = Next::Command;
-        while next != Next::Close {
-            if let Some((mut reader, began)) = reading.take() {
-                let (taken, progress) = reader.take(&input);
-                input.drain(..taken);
-                next = match progress {
-                    DataProgress::Reading if began.elapsed() > settings.data => {
-                        session.timed_out();
-                        Next::Close
-                    }
-                    DataProgress::Reading => {
-                        reading = Some((reader, began));
-                        break;
-                    }
-                    DataProgress::Broken(DataFault::BareLineEnd) => session.bare_line_end(),
-                    DataProgress::Broken(DataFault::TooBig) => session.too_big(),
-                    DataProgress::Done => {
-                        let envelope = session.take_envelope();
-                        let mail = InboundMail {
-                            reverse_path: envelope.reverse_path,
-                            recipients: envelope.recipients,
-                            data: reader.into_data(),
-                            client: Some(client),
-                        };
-                        let reply = postmaster.message(mail).await;
-                        session.answer(&reply)
-                    }
-                };
-                continue;
-            }
-            let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
-                if input.len() > LINE_BYTES_MAX {
-                    skipping_line = true;
-                    input.clear();
+    let talk = Talk { client, postmaster, settings, stop };
+    if talk.on(&mut stream, &mut session).await? == Ended::Closed {
+        return Ok(());
+    }
+    let Some(tls) = &settings.tls else { return Ok(()) };
+    let shaken = timeout(settings.idle, tls.accept(stream)).await;
+    let mut stream = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    session.secured();
+    talk.on(&mut stream, &mut session).await.map(drop)
+}
+
+/// What both halves of a conversation need, before STARTTLS and after it.
+struct Talk<'a> {
+    client: &'a Client,
+    postmaster: &'a dyn Postmaster,
+    settings: &'a InboundSettings,
+    stop: &'a CancellationToken,
+}
+
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Closed,
+    StartTls,
+}
+
+impl Talk<'_> {
+    async fn on<S>(&self, stream: &mut S, session: &mut Session<'_>) -> io::Result<Ended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { client, postmaster, settings, stop } = self;
+        let mut input = Vec::new();
+        let mut reading: Option<(DataReader, Instant)> = None;
+        let mut skipping_line = false;
+        loop {
+            // everything that was read in full is answered in one write
+            let mut next = Next::Command;
+            while !matches!(next, Next::Close | Next::StartTls) {
+                if let Some((mut reader, began)) = reading.take() {
+                    let (taken, progress) = reader.take(&input);
+                    input.drain(..taken);
+                    next = match progress {
+                        DataProgress::Reading if began.elapsed() > settings.data => {
+                            session.timed_out();
+                            Next::Close
+                        }
+                        DataProgress::Reading => {
+                            reading = Some((reader, began));
+                            break;
+                        }
+                        DataProgress::Broken(DataFault::BareLineEnd) => session.bare_line_end(),
+                        DataProgress::Broken(DataFault::TooBig) => session.too_big(),
+                        DataProgress::Done => {
+                            let envelope = session.take_envelope();
+                            let mail = InboundMail {
+                                reverse_path: envelope.reverse_path,
+                                recipients: envelope.recipients,
+                                data: reader.into_data(),
+                                client: Some(client.address),
+                            };
+                            let reply = postmaster.message(mail).await;
+                            session.answer(&reply)
+                        }
+                    };
+                    continue;
                 }
-                break;
-            };
-            let line: Vec<u8> = input.drain(..=end).collect();
-            next = if std::mem::take(&mut skipping_line) || line.len() > LINE_BYTES_MAX {
-                session.line_too_long()
-            } else {
-                session.line(&line)
-            };
-            if next == Next::Data {
-                reading = Some((DataReader::new(settings.message_bytes_max), Instant::now()));
-                next = Next::Command;
+                let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
+                    if input.len() > LINE_BYTES_MAX {
+                        skipping_line = true;
+                        input.clear();
+                    }
+                    break;
+                };
+                let line: Vec<u8> = input.drain(..=end).collect();
+                next = if std::mem::take(&mut skipping_line) || line.len() > LINE_BYTES_MAX {
+                    session.line_too_long()
+                } else {
+                    session.line(&line)
+                };
+                if next == Next::Data {
+                    reading = Some((DataReader::new(settings.message_bytes_max), Instant::now()));
+                    next = Next::Command;
+                }
             }
-        }
-        // a mail in hand is finished; anything else ends here
-        if next != Next::Close && stop.is_cancelled() && reading.is_none() {
-            session.stopping();
-            next = Next::Close;
-        }
-        send(&mut stream, &session.take_replies(), settings.idle).await?;
-        if next == Next::Close {
-            return close(stream).await;
-        }
-        let mut chunk = [0; READ_AT_ONCE];
-        let read = tokio::select! {
-            read = timeout(settings.idle, stream.read(&mut chunk)) => read,
-            () = stop.cancelled(), if reading.is_none() => continue,
-        };
-        match read {
-            Ok(Ok(0)) => return Ok(()),
-            Ok(Ok(octets)) => input.extend_from_slice(chunk.get(..octets).unwrap_or_default()),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {
-                session.timed_out();
-                send(&mut stream, &session.take_replies(), settings.idle).await?;
-                return close(stream).await;
+            if next == Next::StartTls {
+                if input.is_empty() {
+                    send(stream, &session.take_replies(), settings.idle).await?;
+                    return Ok(Ended::StartTls);
+                }
+                next = session.spoke_too_early();
+            }
+            // a mail in hand is finished; anything else ends here
+            if next != Next::Close && stop.is_cancelled() && reading.is_none() {
+                session.stopping();
+                next = Next::Close;
+            }
+            send(stream, &session.take_replies(), settings.idle).await?;
+            if next == Next::Close {
+                return close(stream).await.map(|()| Ended::Closed);
+            }
+            let mut chunk = [0; READ_AT_ONCE];
+            let read = tokio::select! {
+                read = timeout(settings.idle, stream.read(&mut chunk)) => read,
+                () = stop.cancelled(), if reading.is_none() => continue,
+            };
+            match read {
+                Ok(Ok(0)) => return Ok(Ended::Closed),
+                Ok(Ok(octets)) => input.extend_from_slice(chunk.get(..octets).unwrap_or_default()),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    session.timed_out();
+                    send(stream, &session.take_replies(), settings.idle).await?;
+                    return close(stream).await.map(|()| Ended::Closed);
+                }
             }
         }
     }
 }
 
-async fn send(stream: &mut TcpStream, replies: &[u8], within: Duration) -> io::Result<()> {
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, replies: &[u8], within: Duration) -> io::Result<()> {
     if replies.is_empty() {
         return Ok(());
     }
     timeout(within, stream.write_all(replies)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn close(mut stream: TcpStream) -> io::Result<()> {
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
     stream.shutdown().await?;
     let drained = async {
         let mut chunk = [0; READ_AT_ONCE];

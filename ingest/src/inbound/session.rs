@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use smtp_proto::{Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MailFrom, RcptTo, Request};
 
+use super::clients::Client;
 use super::{InboundSettings, Postmaster, Reply};
 
 /// After so many malformed or misplaced commands, or refused recipients, the conversation ends.
@@ -17,6 +18,8 @@ pub enum Next {
     Command,
     /// A message up to its final dot.
     Data,
+    /// A TLS handshake, then a conversation from its beginning (RFC 3207, section 4.2).
+    StartTls,
     Close,
 }
 
@@ -31,6 +34,8 @@ pub struct Envelope {
 pub struct Session<'a> {
     postmaster: &'a dyn Postmaster,
     settings: &'a InboundSettings,
+    client: &'a Client,
+    is_secure: bool,
     greeted: Greeted,
     envelope: Option<Envelope>,
     messages: u32,
@@ -46,10 +51,16 @@ enum Greeted {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(postmaster: &'a dyn Postmaster, settings: &'a InboundSettings) -> Self {
+    pub(super) fn new(
+        postmaster: &'a dyn Postmaster,
+        settings: &'a InboundSettings,
+        client: &'a Client,
+    ) -> Self {
         Self {
             postmaster,
             settings,
+            client,
+            is_secure: false,
             greeted: Greeted::No,
             envelope: None,
             messages: 0,
@@ -88,6 +99,7 @@ impl<'a> Session<'a> {
                 self.envelope = None;
                 self.ok(&Reply::new(250, "2.0.0 OK"))
             }
+            Ok(Request::StartTls) => self.start_tls(),
             Ok(Request::Noop { .. }) => self.ok(&Reply::new(250, "2.0.0 OK")),
             Ok(Request::Vrfy { .. }) => {
                 self.ok(&Reply::new(252, "2.1.5 will not say, but takes mail for the addresses it made"))
@@ -100,6 +112,20 @@ impl<'a> Session<'a> {
             Ok(_) => self.fault(502, "5.5.1 command not implemented"),
             Err(error) => self.malformed(&error),
         }
+    }
+
+    /// The handshake is done: what was said in the clear counts no more.
+    pub fn secured(&mut self) {
+        self.is_secure = true;
+        self.greeted = Greeted::No;
+        self.envelope = None;
+    }
+
+    /// Something came with STARTTLS, before the handshake: it may be somebody else's.
+    pub fn spoke_too_early(&mut self) -> Next {
+        self.out.clear();
+        self.say(&Reply::new(554, "5.5.1 nothing may follow STARTTLS before the handshake"));
+        Next::Close
     }
 
     pub fn line_too_long(&mut self) -> Next {
@@ -142,19 +168,37 @@ impl<'a> Session<'a> {
     fn ehlo(&mut self) -> Next {
         self.envelope = None;
         self.greeted = Greeted::Ehlo;
-        let lines = [
+        let mut lines = vec![
             self.settings.hostname.clone(),
             format!("SIZE {}", self.settings.message_bytes_max),
             "8BITMIME".into(),
             "ENHANCEDSTATUSCODES".into(),
             "PIPELINING".into(),
         ];
+        if self.offers_tls() {
+            lines.push("STARTTLS".into());
+        }
         let last = lines.len() - 1;
         for (index, line) in lines.iter().enumerate() {
             let separator = if index == last { ' ' } else { '-' };
             self.out.extend_from_slice(format!("250{separator}{line}\r\n").as_bytes());
         }
         Next::Command
+    }
+
+    fn offers_tls(&self) -> bool {
+        self.settings.tls.is_some() && !self.is_secure
+    }
+
+    fn start_tls(&mut self) -> Next {
+        if self.is_secure {
+            return self.fault(503, "5.5.1 TLS is on already");
+        }
+        if !self.offers_tls() {
+            return self.fault(502, "5.5.1 STARTTLS is not offered here");
+        }
+        self.say(&Reply::new(220, "2.0.0 ready to start TLS"));
+        Next::StartTls
     }
 
     fn mail(&mut self, from: &MailFrom<Cow<'_, str>>) -> Next {
@@ -176,6 +220,9 @@ impl<'a> Session<'a> {
         if from.size > self.settings.message_bytes_max {
             let max = self.settings.message_bytes_max;
             return self.fault(552, &format!("5.3.4 the mail is larger than {max} octets"));
+        }
+        if !self.client.may_send() {
+            return self.fault(451, "4.7.1 too many mails from your network in a minute; come back later");
         }
         self.envelope =
             Some(Envelope { reverse_path: from.address.clone().into_owned(), recipients: Vec::new() });

@@ -1,5 +1,6 @@
 //! The listener as clients see it, hostile ones too.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -77,6 +78,120 @@ async fn pipelined_mail_is_taken_whole() {
     assert_eq!(taken.len(), 1);
     assert_eq!((taken[0].reverse_path.as_str(), taken[0].data.as_slice()), ("", b".hi\r\n".as_slice()));
     assert_eq!(taken[0].recipients, ["known@a.test", "postmaster"]);
+}
+
+/// Says everything over TLS after STARTTLS, and returns all that was answered since.
+async fn secured(server: &Server, said: &str) -> String {
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(b"EHLO x\r\n").await.unwrap();
+    until(&mut stream, "250 STARTTLS\r\n").await;
+    stream.write_all(b"STARTTLS\r\n").await.unwrap();
+    until(&mut stream, "220 2.0.0 ready to start TLS\r\n").await;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()));
+    let mut stream = connector.connect("mx.example".try_into().unwrap(), stream).await.unwrap();
+    stream.write_all(said.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    heard
+}
+
+async fn until(stream: &mut TcpStream, end: &str) {
+    let mut heard = String::new();
+    while !heard.ends_with(end) {
+        heard.push(char::from(stream.read_u8().await.unwrap()));
+    }
+}
+
+/// A client that takes any certificate, as senders of reports do.
+fn trusting() -> rustls::ClientConfig {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    #[derive(Debug)]
+    struct Any(Arc<rustls::crypto::CryptoProvider>);
+    impl ServerCertVerifier for Any {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls12_signature(
+                message,
+                cert,
+                signed,
+                &self.0.signature_verification_algorithms,
+            )
+        }
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls13_signature(
+                message,
+                cert,
+                signed,
+                &self.0.signature_verification_algorithms,
+            )
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Any(provider)))
+        .with_no_client_auth()
+}
+
+fn with_tls() -> InboundSettings {
+    let certificate = tls::Certificate::self_signed("mx.example").unwrap();
+    InboundSettings { tls: Some(certificate.acceptor().unwrap()), ..small() }
+}
+
+#[tokio::test]
+async fn after_starttls_the_conversation_begins_anew_and_mail_is_taken() {
+    let server = Server::start(with_tls()).await;
+    let heard = secured(
+        &server,
+        "MAIL FROM:<>\r\nEHLO x\r\nSTARTTLS\r\nMAIL FROM:<>\r\nRCPT TO:<known@a.test>\r\nDATA\r\nhi\r\n.\r\nQUIT\r\n",
+    )
+    .await;
+    assert!(heard.starts_with("503 5.5.1 EHLO or HELO first") && !heard.contains("STARTTLS\r\n"), "{heard}");
+    assert!(heard.contains("503 5.5.1 TLS is on already") && heard.contains("250 2.0.0 taken"), "{heard}");
+    assert_eq!(server.fake.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_comes_before_the_handshake_is_not_taken_for_what_comes_after_it() {
+    let server = Server::start(with_tls()).await;
+    let codes = server.talk("EHLO x\r\nSTARTTLS\r\nMAIL FROM:<a@b.test>\r\n").await;
+    assert_eq!(codes.last().unwrap(), "554", "{codes:?}");
+    assert_eq!(
+        Server::start(small()).await.talk("EHLO x\r\nSTARTTLS\r\nQUIT\r\n").await[2..],
+        ["502", "221"]
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_in_a_minute_is_told_to_wait() {
+    let server = Server::start(InboundSettings { messages_per_client_max: 2, ..small() }).await;
+    let codes = server.talk(&format!("EHLO x\r\n{}QUIT\r\n", "MAIL FROM:<>\r\nRSET\r\n".repeat(3))).await;
+    assert_eq!(codes[2..], ["250", "250", "250", "250", "451", "250", "221"]);
 }
 
 #[tokio::test]
