@@ -95,7 +95,9 @@ fn entry(mail: &Mail, recipient: Option<String>, text: &str, command: Option<&st
 fn is_delay(mail: &Mail) -> bool {
     let subject = mail.subject.to_lowercase();
     let words = mail.words.to_lowercase();
-    ["delay", "warning", "still being retried"].iter().any(|word| subject.contains(word))
+    let warns = subject.contains("warning") && !words.contains("unknown") && !words.contains("no such");
+    warns
+        || ["delay", "still being retried"].iter().any(|word| subject.contains(word))
         || [
             "warning message only",
             "only a temporary failure",

@@ -11,7 +11,7 @@ static SUBJECT_FAILS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
         r"(?i)undeliver|returned mail|return(?:ed)? to sender|delivery (?:status|fail|problem|report|notif|error|unsuccess|delay|has)",
         r"|failure notice|(?:mail|message|delivery)\b.{0,20}\bfail|mail (?:system )?error|non-?deliver|not (?:be )?delivered",
-        r"|could not (?:be )?(?:send|sent|deliver)|warning: (?:could|message)|delayed mail|rejected mail|mail delivery",
+        r"|could not (?:be )?(?:send|sent|deliver)|warning: (?:could|message)|(?:user|recipient|address) unknown|unknown (?:user|recipient|address)|delayed mail|rejected mail|mail delivery",
         r"|unzustellbar|zustell|non remis|no entregado|consegna|n.{1,3}o entregue|недоставл|не доставл|退信|配信|エラー|送信でき",
     ))
     .ok()
@@ -39,7 +39,7 @@ static SUBJECT_COMPLAINS: LazyLock<Option<Regex>> = LazyLock::new(|| {
 });
 static DAEMON: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"mailer[-_.]?daemon|^po+st[-_]?master|mail ?deliver|delivery (?:sub)?system|^mail(?:er)?[-_]?(?:daemon|system|admin)|mail administrator",
+        r"mailer[-_.]?daemon|^mdaemon\b|^po+st[-_]?master|mail ?deliver|delivery (?:sub)?system|^mail(?:er)?[-_]?(?:daemon|system|admin)|mail administrator",
         r"|content-?filter|^(?:owner-|listserv|majordomo|mailman|sympa)|-(?:admin|owner|request|daemon|errors?)@",
     ))
     .ok()
@@ -75,7 +75,11 @@ pub fn decide(mail: &Mail) -> Result<Report, ReportError> {
     {
         return Ok(Report::Feedback(Box::new(feedback::plain_complaint(mail))));
     }
-    let says_failure = !mail.failed_recipients.is_empty() || finds(&SUBJECT_FAILS, &mail.subject);
+    let subject = mail.subject.trim_start().to_lowercase();
+    let is_an_answer =
+        ["re:", "aw:", "sv:", "antw:", "r\u{e9}p:"].iter().any(|mark| subject.starts_with(mark));
+    let says_failure =
+        !mail.failed_recipients.is_empty() || (finds(&SUBJECT_FAILS, &mail.subject) && !is_an_answer);
     let from_machine = finds(&DAEMON, &mail.from);
     let automatic = mail.auto_header
         || mail.auto_submitted.as_deref().is_some_and(|how| how.trim() != "no")
@@ -83,9 +87,13 @@ pub fn decide(mail: &Mail) -> Result<Report, ReportError> {
     if automatic && !says_failure && !from_machine {
         return Ok(Report::AutoReply);
     }
-    if says_failure || from_machine || (mail.null_return_path && finds(&WORDS_FAIL, &mail.words)) || {
-        mail.report_type.is_some() || finds(&WORDS_FAIL, &mail.words)
-    } {
+    // words alone are a person's as well, and a person's letter must not end somebody's mail
+    let by_a_program = mail.null_return_path || automatic || mail.has_original;
+    if says_failure
+        || from_machine
+        || mail.report_type.is_some()
+        || (by_a_program && finds(&WORDS_FAIL, &mail.words))
+    {
         let entries = extract::from_words(mail)?;
         if !entries.is_empty() {
             return Ok(Report::Dsn(entries));

@@ -50,7 +50,7 @@ pattern!(
 );
 // fields that a mail transfer agent writes, and no person
 pattern!(
-    HEADERS = r"(?m)^[ \t]*(?:Received|Return-[Pp]ath|X-Received|DKIM-Signature|Delivered-To|X-Google-Smtp-Source|From MAILER-DAEMON)(?::| )[^\n]*$"
+    HEADERS = r"(?m)^[ \t]*(?:Received|Return-[Pp]ath|X-Received|DKIM-Signature|Delivered-To|X-Google-Smtp-Source|From MAILER-DAEMON)(?::| [^>\n])[^\n]*$"
 );
 pattern!(
     WRAPPED = r"(?im)^(?:content-type: *multipart/report|subject: *(?:undeliver|returned mail|delivery status|failure notice))"

@@ -114,6 +114,32 @@ fn automatic_replies_and_people_are_told_apart() {
 }
 
 #[test]
+fn a_transcript_is_read_whichever_way_its_arrows_point() {
+    let mail = "From: postmaster@a.example\r\nSubject: Undeliverable\r\n\r\nSent <<< RCPT TO:<bob@b.example>\r\n\
+                Received >>> 550 5.1.1 unknown user.\r\n\r\nUnable to deliver message to <bob@b.example>.\r\n";
+    let entry = &dsn(mail)[0];
+    assert_eq!((entry.smtp_command.as_deref(), entry.reply_code), (Some("RCPT"), Some(550)), "{entry:?}");
+    assert_eq!(entry.recipient.as_deref(), Some("bob@b.example"));
+}
+
+#[test]
+fn a_persons_letter_about_a_bounce_is_not_a_bounce() {
+    let letter = |headers: &str| {
+        format!(
+            "From: Ann <ann@c.example>\r\nTo: t@acme.example\r\n{headers}\r\n\r\nHello, my mail to bob@c.example could not be delivered:\r\n\
+             550 5.1.1 <bob@c.example>: user unknown. Do you know why?\r\n"
+        )
+    };
+    for headers in ["Subject: Question", "Subject: Re: Delivery problem", "Subject: AW: Undelivered mail?"] {
+        assert_eq!(Report::parse(letter(headers).as_bytes()), Ok(Report::Other), "{headers}");
+    }
+    for headers in ["Return-Path: <>\r\nSubject: Question", "Subject: Undelivered mail"] {
+        let entries = dsn(&letter(headers));
+        assert_eq!(entries[0].recipient.as_deref(), Some("bob@c.example"), "{headers}");
+    }
+}
+
+#[test]
 fn what_breaks_the_bounds_is_refused_by_name() {
     let group = "Final-Recipient: rfc822; a@b.example\r\nAction: failed\r\n\r\n";
     let many = DSN.replace("Reporting-MTA: dns; mx.example\r\n\r\n", &group.repeat(10_000));

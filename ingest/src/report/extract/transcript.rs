@@ -36,7 +36,7 @@ impl Transcript {
         for line in words.lines().take(LINES_MAX) {
             let line = line.trim_end();
             let bare = line.trim_start();
-            if let Some(sent) = bare.strip_prefix(">>>") {
+            if let Some(sent) = sent(bare) {
                 in_session = true;
                 command = said::command_at_front(sent.trim_start());
                 named = match command {
@@ -45,7 +45,7 @@ impl Transcript {
                 };
                 replies.clear();
                 in_reply = false;
-            } else if let Some(reply) = bare.strip_prefix("<<<") {
+            } else if let Some(reply) = received(bare) {
                 let reply = reply.trim();
                 if needs_recipient(reply) {
                     no_recipient_was_taken = true;
@@ -142,4 +142,13 @@ fn is_reply(line: &str) -> bool {
     matches!(bytes.first(), Some(b'4' | b'5'))
         && bytes.get(1..3).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
         && matches!(bytes.get(3), Some(b' ' | b'-'))
+}
+
+/// A command as sendmail quotes it, or InterScan, whose arrows point the other way.
+fn sent(line: &str) -> Option<&str> {
+    line.strip_prefix(">>>").or_else(|| line.strip_prefix("Sent <<<"))
+}
+
+fn received(line: &str) -> Option<&str> {
+    line.strip_prefix("<<<").or_else(|| line.strip_prefix("Received >>>"))
 }
