@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use sendlake_control::ControlStore;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::domain::Domain;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::secret::{Keyring, MasterKey};
 use sendlake_ingest::event::to_batch;
@@ -245,6 +246,10 @@ impl Surroundings for NodeSurroundings {
             warm_at: domain.warm_at,
         };
         Ok(domains.into_iter().map(row).collect())
+    }
+
+    async fn feedback_loops(&self) -> Result<Vec<FeedbackLoop>, SourceError> {
+        self.control.feedback_loops().await.map_err(|error| SourceError(error.to_string()))
     }
 
     async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::quotas::PublishedQuotas;
 use sendlake_ingest::store::open_store;
@@ -113,6 +114,10 @@ impl Surroundings for Nothing {
     }
 
     async fn domains(&self) -> Result<Vec<DomainRow>, SourceError> {
+        Ok(Vec::new())
+    }
+
+    async fn feedback_loops(&self) -> Result<Vec<FeedbackLoop>, SourceError> {
         Ok(Vec::new())
     }
 

@@ -217,6 +217,11 @@ impl ControlStore {
                 .await
                 .map_err(self.failed(doing))?;
         let (tenant_id, selector) = row.ok_or_else(missing)?;
+        sqlx::query("DELETE FROM feedback_loops WHERE identity_kind = 'domain' AND identity = $1")
+            .bind(&name)
+            .execute(&mut *transaction)
+            .await
+            .map_err(self.failed(doing))?;
         let tenant = TenantId::new(&tenant_id).map_err(|error| unreadable(&name, error.to_string()))?;
         let detail = json!({ "selector": selector });
         let change = Change { actor, tenant: &tenant, action: "domain_removed", subject: &name, detail };

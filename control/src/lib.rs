@@ -11,6 +11,7 @@
 //! - [`tenant`]: whom the installation sends for
 //! - [`key`]: API keys, their scopes, and who presents one
 //! - [`domain`]: sending domains, their DKIM keys, and what to publish in the DNS
+//! - [`feedback_loop`]: where complaints can be heard of
 //! - [`suppression`]: whom not to write to
 //! - [`erasure`]: a person out of all that, but for the wish not to be written to
 //! - [`audit`]: what was changed, when and by whom
@@ -25,6 +26,7 @@ mod data_key;
 pub mod domain;
 pub mod erasure;
 pub mod error;
+pub mod feedback_loop;
 pub mod id;
 pub mod key;
 pub mod secret;

@@ -1,4 +1,4 @@
-//! The small relations beside `events`: `as_of`, `domains`, `published_quotas`. A tenant's rows are picked out before
+//! The small relations beside `events`: `as_of`, `domains`, `feedback_loops`, `published_quotas`. A tenant's rows are picked out before
 //! the engine sees any, so that nothing of another tenant's is in its plan.
 
 use std::collections::HashSet;
@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::datasource::MemTable;
 use datafusion::error::Result;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_ingest::quotas::PublishedQuotas;
 
 use crate::scope::Scope;
@@ -17,15 +18,17 @@ use crate::source::{DomainRow, SourceError, Surroundings};
 
 pub(crate) const AS_OF: &str = "as_of";
 pub(crate) const DOMAINS: &str = "domains";
+pub(crate) const FEEDBACK_LOOPS: &str = "feedback_loops";
 pub(crate) const PUBLISHED_QUOTAS: &str = "published_quotas";
 
 /// The names of all of them.
-pub(crate) const NAMES: &[&str] = &[AS_OF, DOMAINS, PUBLISHED_QUOTAS];
+pub(crate) const NAMES: &[&str] = &[AS_OF, DOMAINS, FEEDBACK_LOOPS, PUBLISHED_QUOTAS];
 
 /// What was read of them for one query; what the query does not name is not read.
 pub(crate) struct Relations {
     as_of: Vec<Timestamp>,
     domains: Option<Vec<DomainRow>>,
+    loops: Vec<FeedbackLoop>,
     published: Option<PublishedQuotas>,
     wanted: HashSet<&'static str>,
 }
@@ -39,9 +42,10 @@ impl Relations {
     ) -> Result<Self, SourceError> {
         let as_of = if instants.is_empty() { vec![source.now()] } else { instants.to_vec() };
         let domains = if wanted.contains(DOMAINS) { Some(source.domains().await?) } else { None };
+        let loops = if wanted.contains(FEEDBACK_LOOPS) { source.feedback_loops().await? } else { Vec::new() };
         let published =
             if wanted.contains(PUBLISHED_QUOTAS) { source.published_quotas().await? } else { None };
-        Ok(Self { as_of, domains, published, wanted })
+        Ok(Self { as_of, domains, loops, published, wanted })
     }
 
     /// Tables with the rows that `scope` may see, each under its name.
@@ -54,6 +58,9 @@ impl Relations {
         }
         if wanted.contains(DOMAINS) {
             tables.push((DOMAINS, domain_table(&domains, scope)?));
+        }
+        if wanted.contains(FEEDBACK_LOOPS) {
+            tables.push((FEEDBACK_LOOPS, loop_table(&self.loops, scope)?));
         }
         if wanted.contains(PUBLISHED_QUOTAS) {
             tables.push((PUBLISHED_QUOTAS, quota_table(self.published, scope)?));
@@ -70,6 +77,21 @@ fn domain_table(domains: &[DomainRow], scope: &Scope) -> Result<MemTable> {
         ("domain", texts(rows.iter().map(|row| row.domain.as_str()))),
         ("created_at", instants(rows.iter().map(|row| Some(row.created_at)))),
         ("warm_at", instants(rows.iter().map(|row| row.warm_at))),
+    ])
+}
+
+/// Addresses are the installation's: every tenant's mail may leave from them.
+fn loop_table(loops: &[FeedbackLoop], scope: &Scope) -> Result<MemTable> {
+    let seen = |row: &&FeedbackLoop| {
+        row.identity_kind == "ip" || scope.tenant().is_none_or(|tenant| *tenant == row.tenant_id)
+    };
+    let rows: Vec<&FeedbackLoop> = loops.iter().filter(seen).collect();
+    table(vec![
+        ("tenant_id", texts(rows.iter().map(|row| row.tenant_id.as_str()))),
+        ("provider", texts(rows.iter().map(|row| row.provider.as_str()))),
+        ("identity_kind", texts(rows.iter().map(|row| row.identity_kind.as_str()))),
+        ("identity", texts(rows.iter().map(|row| row.identity.as_str()))),
+        ("since", instants(rows.iter().map(|row| Some(row.since)))),
     ])
 }
 

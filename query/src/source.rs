@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::quotas::PublishedQuotas;
 use sendlake_ingest::read::Spilled;
@@ -83,6 +84,9 @@ pub trait Surroundings: Send + Sync {
 
     /// Every tenant's sending domains.
     async fn domains(&self) -> Result<Vec<DomainRow>, SourceError>;
+
+    /// Every enrolment in a provider's feedback loop.
+    async fn feedback_loops(&self) -> Result<Vec<FeedbackLoop>, SourceError>;
 
     /// The limits that the sender obeys at this moment; none before the first publication.
     async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError>;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta};
 use datafusion::datasource::MemTable;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::event::{EVENTS_SCHEMA, Event, LoggedEvent, to_batch};
 use sendlake_ingest::quotas::PublishedQuotas;
@@ -35,6 +36,7 @@ impl EventSource for StillSource {
 pub(crate) struct StillSurroundings {
     pub(crate) now: Timestamp,
     pub(crate) domains: Vec<DomainRow>,
+    pub(crate) loops: Vec<FeedbackLoop>,
     pub(crate) published: Option<PublishedQuotas>,
 }
 
@@ -46,6 +48,10 @@ impl Surroundings for StillSurroundings {
 
     async fn domains(&self) -> Result<Vec<DomainRow>, SourceError> {
         Ok(self.domains.clone())
+    }
+
+    async fn feedback_loops(&self) -> Result<Vec<FeedbackLoop>, SourceError> {
+        Ok(self.loops.clone())
     }
 
     async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError> {

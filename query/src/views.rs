@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
 
 use crate::scope::Scope;
 use crate::source::DomainRow;
 use crate::testing::{StillSurroundings, engine_within, events, limits, shown_as_of, snapshot, tenant};
 
-/// A case is a line of text, any number of `-- domain <tenant> <domain> [warm]` and one `-- as_of <instant> …` where a
+/// A case is a line of text, any number of `-- domain <tenant> <domain> [warm]`, of `-- loop <tenant> <provider> <domain|ip>
+/// <identity> <since>` and one `-- as_of <instant> …` where a
 /// view reads those, `-- events` and JSON lines, then any number of `-- query <tenant or *>`, SQL,
 /// `-- expect`, table. Every query has to give the same with its events in the lake, hot, and in both.
 async fn check(name: &str) {
@@ -56,6 +58,18 @@ pub(crate) fn surroundings(head: &str) -> (StillSurroundings, Vec<Timestamp>) {
     for line in head.lines() {
         if let Some(instants) = line.strip_prefix("-- as_of ") {
             as_of.extend(instants.split_whitespace().map(instant));
+        }
+        if let Some(words) = line.strip_prefix("-- loop ") {
+            let [tenant, provider, kind, identity, since] = words.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            surroundings.loops.push(FeedbackLoop {
+                tenant_id: TenantId::new(tenant).unwrap(),
+                provider: provider.into(),
+                identity_kind: kind.into(),
+                identity: identity.into(),
+                since: instant(since),
+            });
         }
         if let Some(words) = line.strip_prefix("-- domain ") {
             let words = words.split_whitespace().collect::<Vec<_>>();
@@ -110,6 +124,7 @@ cases![
     incident,
     review_decided,
     cold_counts,
+    feedback_loops,
     warmup_stages,
     rollups,
 ];

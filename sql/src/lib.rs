@@ -36,6 +36,7 @@ views![
     "message_history",
     "bounces",
     "bounce_categories",
+    "fbl_coverage",
     "reviews",
     "complaint_baseline",
     "warmup_ceiling",

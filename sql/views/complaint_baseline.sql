@@ -11,8 +11,8 @@
 --   28 days before them, 99 % sure) and without mail sent under an open review. With fewer than three sending
 --   days: 28, then 56 days; then the tenant's domains together (same stream and provider); then the prior. Where
 --   both 7 and 28 days speak the lower rate counts, so that a slow ramp does not carry its baseline with it.
---   Coverage. Where no complaint about the domain came in 90 days nobody knows the rate: covered is false and rates
---   are NULL, never 0.
+--   Coverage. Where no complaint about the domain came in 90 days, and it is not enrolled in the provider's feedback loop
+--   (feedback_loops), nobody knows the rate: covered is false and rates are NULL, never 0. See fbl_coverage.
 --   Smoothing. baseline_rate = (complaints + 1) / (deliveries + 2000): a gamma prior with mean 0.05 %, half of
 --   the 0.1 % that Gmail and Yahoo tell senders to stay below. rate_lower is Byar's approximation of the lower
 --   Poisson limit (Breslow and Day 1987, Statistical Methods in Cancer Research II, formula 2.13) at z = 3.9, widened by
@@ -186,10 +186,23 @@ totals AS (
 covering AS (
     SELECT
         totals.*,
-        CASE WHEN SUM(complaints_seen) OVER (
-            PARTITION BY as_of, tenant_id, sending_domain, provider, age_h
-        ) > 0 THEN 1 ELSE 0 END AS is_covered
+        CASE
+            WHEN enrolled.since_s <= date_part('epoch', totals.as_of) THEN 1
+            WHEN SUM(complaints_seen) OVER (
+                PARTITION BY totals.as_of, totals.tenant_id, totals.sending_domain, totals.provider, totals.age_h
+            ) > 0 THEN 1
+            ELSE 0
+        END AS is_covered
     FROM totals
+    LEFT JOIN (
+        SELECT tenant_id, identity, provider, MIN(date_part('epoch', since)) AS since_s
+        FROM feedback_loops
+        WHERE identity_kind = 'domain'
+        GROUP BY tenant_id, identity, provider
+    ) AS enrolled
+        ON enrolled.tenant_id = totals.tenant_id
+        AND enrolled.identity = totals.sending_domain
+        AND enrolled.provider = totals.provider
 ),
 
 pooled AS (

@@ -22,15 +22,15 @@ pub(crate) fn actor() -> String {
     format!("cli:{user}")
 }
 
-async fn open(config: &Config) -> Result<ControlStore, Failure> {
+pub(crate) async fn open(config: &Config) -> Result<ControlStore, Failure> {
     Ok(stores::open_control(config, &system::ids()).await?)
 }
 
-async fn read(config: &Config) -> Result<ControlStore, Failure> {
+pub(crate) async fn read(config: &Config) -> Result<ControlStore, Failure> {
     Ok(stores::read_control(config, &system::ids()).await?)
 }
 
-fn failure(error: ControlError) -> Failure {
+pub(crate) fn failure(error: ControlError) -> Failure {
     if error.is_missing() {
         return Failure::Missing(error.to_string());
     }

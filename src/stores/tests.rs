@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sendlake_control::clock::ManualClock;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_ingest::event::{Event, EventType, LoggedEvent};
 use sendlake_ingest::outbox::OutboxError;
 use sendlake_ingest::store::open_store;
@@ -82,6 +83,10 @@ impl Surroundings for NothingBeside {
     }
 
     async fn domains(&self) -> Result<Vec<DomainRow>, SourceError> {
+        Ok(Vec::new())
+    }
+
+    async fn feedback_loops(&self) -> Result<Vec<FeedbackLoop>, SourceError> {
         Ok(Vec::new())
     }
 
