@@ -2,6 +2,7 @@
 
 mod classify;
 mod control;
+mod feedback_loop;
 mod ingest;
 mod lake;
 mod message;
@@ -9,6 +10,7 @@ mod queue;
 mod quota;
 mod review;
 mod rows;
+mod rules;
 mod run;
 mod send;
 mod sql;
@@ -91,13 +93,16 @@ enum Command {
     /// Sending domains: whom a tenant may send as, with DKIM keys and the DNS records to publish.
     #[command(subcommand)]
     Domain(control::DomainCommand),
+    /// Feedback loops that domains and addresses are enrolled in.
+    #[command(subcommand)]
+    FeedbackLoop(feedback_loop::FeedbackLoopCommand),
     /// Who changed what: the latest entries of the audit log.
     Audit(control::AuditArgs),
     /// Say what bounces, complaints and automatic replies mean: one row per recipient.
     Classify(classify::ClassifyArgs),
     /// Bounce rules: how refusals are read.
     #[command(subcommand)]
-    Rules(classify::RulesCommand),
+    Rules(rules::RulesCommand),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -247,6 +252,11 @@ async fn run_command(cli: Cli) -> CommandResult {
     if let Some(dir) = cli.global.dir.clone() {
         config.storage.dir = dir;
     }
+    if !config.rules.file.as_os_str().is_empty() {
+        let own =
+            rules::read(&config.rules.file).map_err(|error| Failure::Usage(error.context("rules.file")))?;
+        own.offer().put_in_force();
+    }
     match cli.command {
         Command::Serve(args) => run::serve(config, args).await,
         Command::Demo(args) => run::demo(config, cli.global.dir, args).await,
@@ -262,9 +272,10 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Tenant(command) => control::tenant(&config, command).await,
         Command::Key(command) => control::key(&config, command).await,
         Command::Domain(command) => control::domain(&config, command).await,
+        Command::FeedbackLoop(command) => feedback_loop::run(&config, command).await,
         Command::Audit(args) => control::audit(&config, args).await,
         Command::Classify(args) => classify::run(&args),
-        Command::Rules(command) => classify::rules(&command),
+        Command::Rules(command) => rules::run(&config, command).await,
         Command::Config(ConfigCommand::Check { open }) => {
             check(&config, cli.global.config.as_deref(), open).await
         }

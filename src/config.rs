@@ -38,6 +38,7 @@ section! {
         maintenance: Maintenance = Maintenance::default(),
         rollups: Rollups = Rollups::default(),
         sql: Sql = Sql::default(),
+        rules: Rules = Rules::default(),
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
         dkim: Dkim = Dkim::default(),
@@ -165,6 +166,14 @@ section! {
 }
 
 section! {
+    /// How refusals are read.
+    Rules {
+        /// A file of bounce rules instead of those of this build; it may change them by naming their version as its `base`.
+        file: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
     Delivery {
         /// Most sessions open to one site (one set of MX hosts) at once.
         sessions_per_site_max: usize = 10,
@@ -206,10 +215,18 @@ section! {
         hostname: String = String::new(),
         /// Addresses for reports besides `fbl@`, `abuse@` and `postmaster@` at every bounce domain.
         feedback_addresses: Vec<String> = Vec::new(),
+        /// A folder, or a Maildir, in which another server leaves mails; each is read and removed. Empty for none.
+        drop_dir: PathBuf = PathBuf::new(),
         message_bytes_max: usize = 10 << 20,
         sessions_max: usize = 100,
+        /// Mails of one client address (or IPv6 network of 64 bits) in a minute; the next ones are answered 451.
+        messages_per_client_per_min: u32 = 3_000,
         /// Longest wait for a client's next octets.
         idle_timeout_s: u32 = 60,
+        /// Certificates for STARTTLS in PEM form, the server's own first; empty for one that it signs itself.
+        tls_certificate_file: PathBuf = PathBuf::new(),
+        /// The key of the first, in PEM form.
+        tls_key_file: PathBuf = PathBuf::new(),
     }
 }
 
@@ -299,6 +316,10 @@ impl Config {
 
     pub fn control_path(&self) -> PathBuf {
         self.storage.dir.join("control.db")
+    }
+
+    pub fn quarantine_dir(&self) -> PathBuf {
+        self.storage.dir.join("quarantine")
     }
 
     pub fn socket_path(&self) -> PathBuf {

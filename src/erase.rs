@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::hear::quarantine::Quarantine;
 use crate::hear::wishes::{WishError, Wishes};
 use crate::suppressions::ControlSuppressions;
 
@@ -85,6 +86,10 @@ pub enum NotErased {
          again when the lake can be written"
     )]
     Flush(String),
+    #[error(
+        "mails in quarantine could not be looked through ({0}); erase again when the folder can be read and written"
+    )]
+    Quarantine(std::io::Error),
     #[error(transparent)]
     Lake(#[from] EraseError),
 }
@@ -115,6 +120,7 @@ pub struct Eraser {
     /// Set once the lake's writer runs. Without one the outbox is carried over here.
     pub writer: Arc<OnceLock<LakeHandle>>,
     pub ids: Ids,
+    pub quarantine: Quarantine,
     /// Who takes the maintenance lease, in words.
     pub holder: String,
     pub settings: RewriteSettings,
@@ -134,6 +140,7 @@ impl Eraser {
         self.entomb(actor, request, id).await?;
         let messages_withdrawn = self.withdraw(&whose).await?;
         self.flush().await?;
+        self.empty_quarantine(&whose).await?;
         let erase = Erase {
             store: self.store.clone(),
             events: Arc::clone(&self.lake),
@@ -175,6 +182,19 @@ impl Eraser {
             }
             (None, None) => return Err(NotErased::Nobody),
         })
+    }
+
+    /// Removes mails in quarantine that name the recipient; for a tenant all of them, as nobody knows whose they are.
+    async fn empty_quarantine(&self, whose: &Whose) -> Result<(), NotErased> {
+        let (quarantine, whose) = (self.quarantine.clone(), whose.clone());
+        let forget = move || {
+            quarantine.forget(|mail| match &whose {
+                Whose::Recipient { forms, .. } => forms.may_be_in(mail),
+                Whose::Tenant(_) => true,
+            })
+        };
+        let forgotten = tokio::task::spawn_blocking(forget).await;
+        forgotten.map_err(std::io::Error::other).flatten().map(drop).map_err(NotErased::Quarantine)
     }
 
     /// Withdraws what waits, until nothing is in a session's hands either.

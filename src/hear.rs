@@ -5,6 +5,7 @@
 //! - [`report`]: a report as an event · [`wishes`]: from events to suppressions in force
 //! - `operator`: suppressions that an operator adds or lifts
 //! - [`inbound`]: mail by SMTP or from a file · [`one_click`]: the page behind List-Unsubscribe (RFC 8058)
+//! - [`quarantine`]: what cannot be read, or must not count · `retract`: a complaint that is taken back
 //!
 //! Nothing is guessed: a report without a valid token becomes an event without a message, and says why.
 
@@ -13,7 +14,9 @@ pub mod delivery;
 pub mod inbound;
 pub mod one_click;
 mod operator;
+pub mod quarantine;
 pub mod report;
+mod retract;
 pub mod wishes;
 
 use std::sync::Arc;
@@ -41,6 +44,7 @@ use uuid::Uuid;
 
 use self::claim::{Candidate, Claim};
 use self::delivery::{Deliveries, Delivery};
+use self::quarantine::Quarantine;
 use self::wishes::Wishes;
 use crate::identities::ControlIdentities;
 use crate::suppressions::ControlSuppressions;
@@ -84,6 +88,11 @@ impl Heard {
     pub fn is_refused(&self) -> bool {
         self.outcome == "refused"
     }
+
+    /// Somebody claimed what is not so: a forged token, or another tenant's.
+    fn must_not_count(&self) -> bool {
+        self.is_refused() || (self.outcome == "unattributed" && self.detail.contains("forged"))
+    }
 }
 
 /// To whom a mail that came in was addressed.
@@ -114,9 +123,11 @@ pub struct Hearing {
     suppressions: Arc<ControlSuppressions>,
     tokens: TokenKeys,
     deliveries: Deliveries,
+    engine: Arc<QueryEngine>,
     pub wishes: Arc<Wishes>,
     /// Further addresses for reports, lower case.
     feedback_addresses: Vec<String>,
+    quarantine: Quarantine,
     ids: Ids,
     /// The hour, and the events without a message in it.
     unattributed: Mutex<(i64, u32)>,
@@ -134,6 +145,7 @@ pub struct HearingParts {
     pub suppressions: Arc<ControlSuppressions>,
     pub tokens: TokenKeys,
     pub feedback_addresses: Vec<String>,
+    pub quarantine: Quarantine,
     pub ids: Ids,
 }
 
@@ -146,7 +158,8 @@ impl Hearing {
             parts.ids.clone(),
         );
         Self {
-            deliveries: Deliveries::new(parts.engine),
+            deliveries: Deliveries::new(Arc::clone(&parts.engine)),
+            engine: parts.engine,
             wishes: Arc::new(wishes),
             spool: parts.spool,
             control: parts.control,
@@ -154,6 +167,7 @@ impl Hearing {
             suppressions: parts.suppressions,
             tokens: parts.tokens,
             feedback_addresses: parts.feedback_addresses.iter().map(|a| a.to_lowercase()).collect(),
+            quarantine: parts.quarantine,
             ids: parts.ids,
             unattributed: Mutex::default(),
             feedback_arrived: Arc::new(Notify::new()),
@@ -221,7 +235,14 @@ impl Hearing {
                 };
                 let claim = self.claim(to, claim::of_feedback(feedback));
                 match self.attribute(&claim, to.owner()).await? {
-                    Ok(delivery) => self.record(&delivery, draft, &feedback.feedback_type).await,
+                    Ok(delivery) => {
+                        let is_regretted = feedback.feedback_type == "not-spam";
+                        let heard = self.record(&delivery, draft, &feedback.feedback_type).await?;
+                        if is_regretted {
+                            self.retract_complaint(&delivery).await?;
+                        }
+                        Ok(heard)
+                    }
                     Err(Unattributed::Refused(why)) => Ok(Heard::refused(why)),
                     Err(Unattributed::Unknown(why)) => self.record_unattributed(to, draft, &why, data).await,
                 }

@@ -1,5 +1,6 @@
 //! One node: its stores opened, its parts wired together, and the tasks that run while it serves.
 
+mod drop_folder;
 mod erasing;
 mod feedback;
 mod judging;
@@ -37,6 +38,7 @@ pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_ru
 pub use self::meeting::Expected;
 use crate::config::Config;
 use crate::erase::Eraser;
+use crate::hear::quarantine::Quarantine;
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
 use crate::limits::TableLimits;
@@ -141,6 +143,7 @@ impl Node {
             suppressions: suppressions.clone(),
             tokens: tokens.clone(),
             feedback_addresses: config.inbound.feedback_addresses.clone(),
+            quarantine: Quarantine::new(config.quarantine_dir()),
             ids: ids.clone(),
         }));
         let eraser = Arc::new(Eraser {
@@ -151,6 +154,7 @@ impl Node {
             lake: lake.clone(),
             store: stores::open_place(&config)?,
             writer: Arc::default(),
+            quarantine: Quarantine::new(config.quarantine_dir()),
             ids: ids.clone(),
             holder: format!("{}, erasing", maintenance::holder(&config)),
             settings: stores::rewrite_settings(&config),
@@ -251,6 +255,10 @@ impl Node {
         if roles.sender && !self.config.inbound.listen.is_empty() {
             inbound =
                 Some(feedback::listen(&self.config, self.hearing.clone(), &shutdown, &mut tasks).await?);
+        }
+        if roles.sender && !self.config.inbound.drop_dir.as_os_str().is_empty() {
+            let folder = self.config.inbound.drop_dir.clone();
+            tasks.spawn(drop_folder::watch(folder, self.hearing.clone(), shutdown.clone()));
         }
         let mut lake = None;
         let lake_shutdown = CancellationToken::new();

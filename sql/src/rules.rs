@@ -92,6 +92,15 @@ pub struct Said<'a> {
     pub text: &'a str,
 }
 
+impl<'a> Said<'a> {
+    /// `RCPT 550 5.1.1 words`, as the examples of rules are written; the command may be left out.
+    pub fn read(example: &'a str) -> Self {
+        let command = example.split_once(' ').filter(|(word, _)| ruleset::COMMANDS.contains(word));
+        let (smtp_command, text) = command.map_or((None, example), |(word, rest)| (Some(word), rest));
+        Self { smtp_command, text, ..Self::default() }
+    }
+}
+
 /// What a refusal means, and by which rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Classified {

@@ -1,38 +1,25 @@
-//! `sendlake classify FILE…` reads bounces, complaints and automatic replies and says what they mean;
-//! `sendlake rules ls` shows the rules.
+//! `sendlake classify FILE…` reads bounces, complaints and automatic replies and says what they mean.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use sendlake_ingest::report::{DsnAction, RecipientStatus, Report};
 use sendlake_sql::rules::Ruleset;
 use serde::Serialize;
 
-use super::{CommandResult, Failure, FormatArg, rows};
+use super::{CommandResult, Failure, FormatArg, rows, rules};
 
 #[derive(Args, Debug)]
 pub(crate) struct ClassifyArgs {
     /// Mails as they came (RFC 5322); `-` reads standard input.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Version of the rules, instead of those in force.
-    #[arg(long, value_name = "VERSION")]
+    /// A version of the rules, or a file; instead of those in force.
+    #[arg(long, value_name = "VERSION|FILE")]
     ruleset: Option<String>,
     #[command(flatten)]
     format: FormatArg,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RulesCommand {
-    /// List the rules in force, in the order in which they are asked.
-    Ls {
-        /// Version of the rules, instead of those in force.
-        #[arg(long, value_name = "VERSION")]
-        ruleset: Option<String>,
-        #[command(flatten)]
-        format: FormatArg,
-    },
 }
 
 /// One recipient of one mail.
@@ -54,7 +41,7 @@ const COLUMNS: [&str; 9] =
 
 /// Prints a row for each recipient. A file that cannot be read fails the command, after the rows of the others.
 pub(crate) fn run(args: &ClassifyArgs) -> CommandResult {
-    let rules = ruleset(args.ruleset.as_deref())?;
+    let rules = rules::find(args.ruleset.as_deref())?;
     let mut rows = Vec::new();
     let mut unreadable = Vec::new();
     for file in &args.files {
@@ -69,37 +56,6 @@ pub(crate) fn run(args: &ClassifyArgs) -> CommandResult {
     } else {
         Err(Failure::Other(anyhow::anyhow!("cannot be read: {}", unreadable.join("; "))))
     }
-}
-
-pub(crate) fn rules(command: &RulesCommand) -> CommandResult {
-    let RulesCommand::Ls { ruleset: version, format } = command;
-    let rules = ruleset(version.as_deref())?;
-    let rows: Vec<serde_json::Value> = rules
-        .rules()
-        .iter()
-        .map(|rule| {
-            serde_json::json!({
-                "rule": rule.id,
-                "category": rule.category,
-                "reason": rule.reason,
-                "class": rule.class,
-                "action": rule.action,
-                "example": rule.example,
-                "ruleset_version": rules.version(),
-            })
-        })
-        .collect();
-    let columns = ["rule", "category", "reason", "class", "action", "example", "ruleset_version"];
-    rows::print(&rows, &columns, format.format)?;
-    Ok(())
-}
-
-fn ruleset(version: Option<&str>) -> Result<&'static Ruleset, Failure> {
-    let Some(version) = version else { return Ok(Ruleset::current()) };
-    Ruleset::by_version(version).ok_or_else(|| {
-        let known: Vec<&str> = Ruleset::versions().collect();
-        Failure::Missing(format!("no ruleset {version} is in this build; it has {}", known.join(", ")))
-    })
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

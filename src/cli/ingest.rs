@@ -1,4 +1,6 @@
-//! `sendlake ingest FILE…`: reports that another server took.
+//! `sendlake ingest PATH…`: reports that another server took.
+
+mod mails;
 
 use std::path::PathBuf;
 
@@ -12,9 +14,10 @@ use crate::config::Config;
 
 #[derive(Args, Debug)]
 pub(crate) struct IngestArgs {
-    /// Mail as RFC 5322 text, one per file. Whom it came to is read from Delivered-To, X-Original-To or To.
-    #[arg(required = true)]
-    files: Vec<PathBuf>,
+    /// Mail as RFC 5322 text: a file, an mbox, a Maildir or another folder, or `-` for standard input. Whom it came to is
+    /// read from Delivered-To, X-Original-To or To.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -32,19 +35,29 @@ const COLUMNS: [&str; 7] =
 pub(crate) async fn run(config: &Config, args: IngestArgs) -> CommandResult {
     let mut told = Vec::new();
     let mut unread = Vec::new();
-    let mut refused = 0;
-    for path in &args.files {
-        let mail = match std::fs::read(path) {
-            Ok(mail) => mail,
+    let (mut read, mut refused) = (0, 0);
+    for path in &args.paths {
+        let stored = match mails::of(path) {
+            Ok(stored) => stored,
             Err(error) => {
                 unread.push(format!("{} cannot be read: {error}", path.display()));
                 continue;
             }
         };
-        let answer = post(config, "/local/ingest", "message/rfc822", mail.into()).await?;
-        for heard in answer.as_array().into_iter().flatten().filter_map(Value::as_object) {
-            refused += usize::from(heard.get("outcome").and_then(Value::as_str) == Some("refused"));
-            told.push(Row { file: path.display().to_string(), heard: heard.clone() });
+        for mail in stored {
+            let mail = match mail {
+                Ok(mail) => mail,
+                Err(error) => {
+                    unread.push(format!("cannot be read: {error}"));
+                    continue;
+                }
+            };
+            read += 1;
+            let answer = post(config, "/local/ingest", "message/rfc822", mail.data.into()).await?;
+            for heard in answer.as_array().into_iter().flatten().filter_map(Value::as_object) {
+                refused += usize::from(heard.get("outcome").and_then(Value::as_str) == Some("refused"));
+                told.push(Row { file: mail.name.clone(), heard: heard.clone() });
+            }
         }
     }
     rows::print(&told, &COLUMNS, args.format.format)?;
@@ -52,7 +65,7 @@ pub(crate) async fn run(config: &Config, args: IngestArgs) -> CommandResult {
         return Err(Failure::Other(anyhow::anyhow!(unread.join("; "))));
     }
     if refused > 0 {
-        return Err(Failure::Refused(format!("{refused} of {} mails refused", args.files.len())));
+        return Err(Failure::Refused(format!("{refused} of {read} mails refused")));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_query::output::{self, Format as OutputFormat};
-use sendlake_query::{QueryError, Scope};
+use sendlake_query::{QueryError, QueryOutput, Scope};
 
 use super::{CommandResult, Failure, Format, FormatArg, instant, rows, tenant_id};
 use crate::config::Config;
@@ -26,7 +26,6 @@ pub(crate) struct SqlArgs {
     format: FormatArg,
 }
 
-#[expect(clippy::print_stderr, reason = "a remark that must not mix with the rows")]
 pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
     if let Some(tenant) = &args.tenant {
         let control = stores::read_control(config, &system::ids()).await?;
@@ -40,12 +39,18 @@ pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
     let scope = args.tenant.map_or(Scope::AllTenants, Scope::Tenant);
     let limits = engine.limits().query;
     let output = engine.query_as_of(&scope, &args.query, limits, &args.as_of).await.map_err(failure)?;
-    let format = match args.format.format {
+    print(&output, args.format.format)
+}
+
+/// Prints what a statement gave.
+#[expect(clippy::print_stderr, reason = "a remark that must not mix with the rows")]
+pub(crate) fn print(output: &QueryOutput, format: Format) -> CommandResult {
+    let format = match format {
         Format::Table => OutputFormat::Table,
         Format::Json => OutputFormat::Json,
         Format::Csv => OutputFormat::Csv,
     };
-    rows::emit(&output::to_bytes(&output, format).map_err(anyhow::Error::from)?);
+    rows::emit(&output::to_bytes(output, format).map_err(anyhow::Error::from)?);
     if output.truncated {
         eprintln!("only the first {} rows (sql.rows_max); narrow the query down", output.num_rows());
     }

@@ -88,10 +88,30 @@ impl Hearing {
                 (Err(_), Addressee::Unsubscribe { .. }) => {
                     self.hear(addressee, &Report::Other, &data).await?
                 }
-                (Err(unread), _) => Heard::refused(unread.to_string()),
+                (Err(unread), _) => {
+                    self.set_aside(&data, &unread.to_string()).await;
+                    Heard::refused(unread.to_string())
+                }
             });
+            // a letter by a person is refused and not kept: that is nobody's business here
+            let is_report = matches!(report, Ok(Report::Dsn(_) | Report::Feedback(_)));
+            if let Some(last) = heard.last().filter(|last| is_report && last.must_not_count()) {
+                self.set_aside(&data, &last.detail).await;
+            }
         }
         Ok(heard)
+    }
+
+    /// Puts a mail into the quarantine. A folder that cannot be written does not keep the mail from its answer.
+    pub async fn set_aside(&self, data: &Arc<[u8]>, why: &str) {
+        let (quarantine, mail, name) = (self.quarantine.clone(), Arc::clone(data), super::hash(data));
+        let (reason, now) = (why.to_owned(), self.ids.now());
+        let kept = tokio::task::spawn_blocking(move || quarantine.keep(&mail, &name, &reason, now)).await;
+        match kept {
+            Ok(Ok(path)) => tracing::info!(path = %path.display(), why, "inbound mail is kept in quarantine"),
+            Ok(Err(error)) => tracing::warn!(%error, why, "inbound mail cannot be kept in quarantine"),
+            Err(error) => tracing::warn!(%error, why, "inbound mail was not kept in quarantine"),
+        }
     }
 
     /// Deals with a mail that another server took and that comes as a file: whom it came to, its own header says.

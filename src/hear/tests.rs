@@ -92,6 +92,39 @@ async fn a_complaint_carries_its_delivery_and_counts_once() {
 }
 
 #[tokio::test]
+async fn a_complaint_is_taken_back_by_a_report_about_the_same_message_only() {
+    let fixture = Fixture::new().await;
+    let (complained, _) = fixture.delivered(9).await;
+    let (other, _) = fixture.delivered(8).await;
+    fixture.hear(Some("acme"), "abuse", complained).await;
+    fixture.hear(Some("acme"), "not-spam", other).await;
+    assert_eq!(fixture.events(EventType::SuppressionRemoved), []);
+    for _ in 0..2 {
+        fixture.hear(Some("acme"), "not-spam", complained).await;
+        assert_eq!(fixture.events(EventType::SuppressionRemoved).len(), 1);
+    }
+    let ann = Address::parse("ann@a.test").unwrap();
+    assert!(fixture.node.suppressions.find(&tenant("acme"), Stream::Marketing, &ann).is_none());
+}
+
+#[tokio::test]
+async fn what_is_forged_or_unreadable_is_kept_for_a_person_to_look_at() {
+    let fixture = Fixture::new().await;
+    let kept = || {
+        let folder = fixture.node.config.quarantine_dir();
+        let reasons = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let reasons = reasons.filter(|path| path.extension().is_some_and(|of| of == "txt"));
+        reasons.map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>()
+    };
+    let to = [Addressee::Reports { owner: Some(tenant("acme")) }];
+    let letter = b"From: ann@a.test\r\nSubject: Hello\r\n\r\nHow are you?\r\n";
+    fixture.node.hearing.take(&to, letter.to_vec()).await.unwrap();
+    assert_eq!(kept(), Vec::<String>::new(), "a letter by a person");
+    fixture.node.hearing.take(&to, Vec::new()).await.unwrap();
+    assert!(kept()[0].contains("no header section"), "{:?}", kept());
+}
+
+#[tokio::test]
 async fn another_tenants_token_is_refused_and_an_expired_one_counts_for_nobody() {
     let fixture = Fixture::new().await;
     let (message_id, _) = fixture.delivered(9).await;

@@ -14,6 +14,7 @@ use axum::{Extension, Json, Router};
 use sendlake_control::ControlError;
 use sendlake_control::id::TenantId;
 use sendlake_control::suppression::{Reach, Reason};
+use sendlake_ingest::inbound::tls::Certificate;
 use sendlake_ingest::inbound::{self, InboundSettings};
 use sendlake_sender::api::ports::Caller;
 use serde::{Deserialize, Serialize};
@@ -42,17 +43,44 @@ pub(super) async fn listen(
         ("", None) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         (hostname, _) => hostname.to_owned(),
     };
+    let certificate = match (&settings.tls_certificate_file, &settings.tls_key_file) {
+        (certificate, key) if certificate.as_os_str().is_empty() && key.as_os_str().is_empty() => {
+            Certificate::self_signed(&hostname)?
+        }
+        (certificate, key) => Certificate::from_files(certificate, key)
+            .context("inbound.tls_certificate_file and inbound.tls_key_file")?,
+    };
     let settings = InboundSettings {
         hostname,
         message_bytes_max: settings.message_bytes_max,
         sessions_max: settings.sessions_max,
+        messages_per_client_max: settings.messages_per_client_per_min,
         idle: Duration::from_secs(u64::from(settings.idle_timeout_s)),
+        tls: Some(certificate.acceptor()?),
         ..InboundSettings::default()
     };
+    tasks.spawn(renew(certificate, shutdown.clone()));
     tasks.spawn(inbound::serve(listener, hearing, settings, shutdown.clone()));
     Ok(address)
 }
 
+/// Takes up a certificate that was renewed.
+async fn renew(certificate: Arc<Certificate>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(CERTIFICATE_READ_EVERY)).await.is_some() {
+        let certificate = Arc::clone(&certificate);
+        match tokio::task::spawn_blocking(move || certificate.refresh()).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => tracing::info!("the certificate of the inbound listener was renewed"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the new certificate of the inbound listener is not used")
+            }
+            Err(error) => tracing::warn!(%error, "the certificate of the inbound listener was not looked at"),
+        }
+    }
+}
+
+/// How often the certificate's files are looked at.
+const CERTIFICATE_READ_EVERY: Duration = Duration::from_secs(60);
 /// Largest stored mail that is taken.
 const FILE_BYTES_MAX: usize = 32 << 20;
 

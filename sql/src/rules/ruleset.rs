@@ -1,9 +1,9 @@
 //! A ruleset: read from its file with every fault named, and asked what a refusal means. Pure.
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -14,17 +14,26 @@ use super::{Action, Category, Class, Classified, Said};
 /// The id under which a refusal stands that no rule knows.
 pub const UNCLASSIFIED: &str = "unclassified";
 
-/// Most bytes of compiled patterns: far more than needed, and a bound for files that users write.
-const COMPILED_BYTES_MAX: usize = 64 << 20;
-/// Most bytes of the search's cache, per thread.
-const CACHE_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of a compiled pattern: far more than needed, and a bound for files that users write.
+const COMPILED_BYTES_MAX: usize = 4 << 20;
+/// Most bytes of a search's cache, per pattern and thread.
+const CACHE_BYTES_MAX: usize = 256 << 10;
 
 /// The rulesets that come with this build, oldest first.
-const FILES: &[&str] = &[include_str!("../../rules/2026-11-22.toml")];
+const FILES: &[&str] =
+    &[include_str!("../../rules/2026-11-22.toml"), include_str!("../../rules/2026-11-22.2.toml")];
 
-static BUILT_IN: LazyLock<Vec<Ruleset>> =
-    LazyLock::new(|| FILES.iter().filter_map(|file| Ruleset::parse(file).ok()).collect());
+static BUILT_IN: LazyLock<Vec<Ruleset>> = LazyLock::new(|| {
+    FILES.iter().fold(Vec::new(), |mut known, file| {
+        known.extend(Ruleset::parse_over(file, &known));
+        known
+    })
+});
 static NONE: LazyLock<Ruleset> = LazyLock::new(Ruleset::empty);
+/// Rulesets of the user's, the newest last. They live as long as the process.
+static OFFERED: RwLock<Vec<&'static Ruleset>> = RwLock::new(Vec::new());
+/// The user's ruleset that is in force, if one is.
+static IN_FORCE: OnceLock<&'static Ruleset> = OnceLock::new();
 
 /// Why a rule file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +42,6 @@ pub enum RulesError {
     Form(String),
     #[error("rule {rule}, line {line}: {problem}")]
     Rule { rule: String, line: usize, problem: String },
-    #[error("the patterns together do not compile: {0}")]
-    TooLarge(String),
 }
 
 /// One rule. It fits when everything that it names fits.
@@ -48,6 +55,7 @@ pub struct Rule {
     /// A refusal that this rule decides.
     pub example: Option<String>,
     pub pattern: Option<String>,
+    matcher: Option<Regex>,
     providers: Vec<String>,
     commands: Vec<String>,
     codes: Vec<CodePattern>,
@@ -59,52 +67,91 @@ pub struct Rule {
 pub struct Ruleset {
     version: String,
     rules: Vec<Rule>,
-    patterns: RegexSet,
-    /// For each rule, its place in `patterns`.
-    places: Vec<Option<usize>>,
 }
 
 impl Ruleset {
-    /// Reads a rule file. A fault names the rule, its line and what to do.
+    /// Reads a rule file, which may name a ruleset of this build as the `base` that it changes. A fault names the rule,
+    /// its line and what to do.
     pub fn parse(file: &str) -> Result<Self, RulesError> {
+        Self::parse_over(file, &BUILT_IN)
+    }
+
+    fn parse_over(file: &str, known: &[Self]) -> Result<Self, RulesError> {
         let raw: RawFile = toml::from_str(file).map_err(|error| RulesError::Form(error.to_string()))?;
-        let mut rules: Vec<Rule> = Vec::with_capacity(raw.rule.len());
+        let base = match &raw.base {
+            None => None,
+            Some(base) => {
+                let found = known.iter().find(|ruleset| &ruleset.version == base);
+                Some(found.ok_or_else(|| {
+                    let known: Vec<&str> = known.iter().map(|ruleset| ruleset.version.as_str()).collect();
+                    RulesError::Form(format!(
+                        "base {base:?} is no ruleset of this build; it has {}",
+                        known.join(", ")
+                    ))
+                })?)
+            }
+        };
+        if known.iter().any(|ruleset| ruleset.version == raw.version) {
+            return Err(RulesError::Form(format!(
+                "version {:?} is taken; give the file another",
+                raw.version
+            )));
+        }
+        let mut rules = base.map(|base| base.rules.clone()).unwrap_or_default();
+        for gone in &raw.remove {
+            let at = rules.iter().position(|rule| &rule.id == gone).ok_or_else(|| {
+                RulesError::Form(format!("remove names {gone:?}, which is no rule of the base"))
+            })?;
+            rules.remove(at);
+        }
+        let mut own: Vec<String> = Vec::with_capacity(raw.rule.len());
         for raw_rule in raw.rule {
             let line = line_of(file, raw_rule.id.span().start);
             let id = raw_rule.id.get_ref().clone();
-            let rule =
-                raw_rule.build().map_err(|problem| RulesError::Rule { rule: id.clone(), line, problem })?;
-            if rules.iter().any(|earlier| earlier.id == rule.id) {
-                let problem = "the id is taken by an earlier rule; give this one another".into();
-                return Err(RulesError::Rule { rule: id, line, problem });
+            let fault = |problem: String| RulesError::Rule { rule: id.clone(), line, problem };
+            let before = raw_rule.before.clone();
+            let rule = raw_rule.build().map_err(fault)?;
+            if own.contains(&rule.id) {
+                return Err(fault("the id is taken by an earlier rule; give this one another".into()));
             }
-            rules.push(rule);
+            own.push(rule.id.clone());
+            place(&mut rules, rule, before.as_deref(), base.is_some()).map_err(fault)?;
         }
-        let mut places = Vec::with_capacity(rules.len());
-        let mut patterns = Vec::new();
-        for rule in &rules {
-            places.push(rule.pattern.as_ref().map(|pattern| {
-                patterns.push(pattern.as_str());
-                patterns.len() - 1
-            }));
-        }
-        let patterns = compile(&patterns).map_err(|error| RulesError::TooLarge(error.to_string()))?;
-        Ok(Self { version: raw.version, rules, patterns, places })
+        Ok(Self { version: raw.version, rules })
     }
 
-    /// The ruleset in force.
+    /// The ruleset in force: the user's if there is one, else the newest of this build.
     pub fn current() -> &'static Self {
-        BUILT_IN.last().unwrap_or(&NONE)
+        IN_FORCE.get().copied().or_else(|| BUILT_IN.last()).unwrap_or(&NONE)
     }
 
-    /// The ruleset of that version, if this build has it.
+    /// The ruleset of that version, if this build has it or it was offered.
     pub fn by_version(version: &str) -> Option<&'static Self> {
-        BUILT_IN.iter().find(|ruleset| ruleset.version == version)
+        let offered = OFFERED.read().unwrap_or_else(PoisonError::into_inner);
+        let built_in = BUILT_IN.iter().chain(offered.iter().copied());
+        built_in.into_iter().find(|ruleset| ruleset.version == version)
     }
 
-    /// Every version that this build has, oldest first.
-    pub fn versions() -> impl Iterator<Item = &'static str> {
-        BUILT_IN.iter().map(|ruleset| ruleset.version.as_str())
+    /// Every version that [`Self::by_version`] knows, oldest first.
+    pub fn versions() -> Vec<&'static str> {
+        let offered = OFFERED.read().unwrap_or_else(PoisonError::into_inner);
+        BUILT_IN.iter().chain(offered.iter().copied()).map(|ruleset| ruleset.version.as_str()).collect()
+    }
+
+    /// Makes a user's ruleset known by its version, for as long as the process lives. The same version again is the
+    /// first one.
+    pub fn offer(self) -> &'static Self {
+        if let Some(known) = Self::by_version(&self.version) {
+            return known;
+        }
+        let ruleset: &'static Self = Box::leak(Box::new(self));
+        OFFERED.write().unwrap_or_else(PoisonError::into_inner).push(ruleset);
+        ruleset
+    }
+
+    /// Puts an offered ruleset in force. Once for a process, before anything is classified; later calls change nothing.
+    pub fn put_in_force(&'static self) {
+        IN_FORCE.get_or_init(|| self);
     }
 
     pub fn version(&self) -> &str {
@@ -119,12 +166,9 @@ impl Ruleset {
     /// its code, and never suppresses.
     pub fn classify(&self, said: &Said<'_>) -> Classified {
         let reading = Reading::of(said);
-        let found = self.patterns.matches(reading.text.as_bytes());
-        let fits = |(rule, place): &(&Rule, &Option<usize>)| {
-            place.is_none_or(|place| found.matched(place)) && rule.fits(said, &reading)
-        };
-        match self.rules.iter().zip(&self.places).find(fits) {
-            Some((rule, _)) => Classified {
+        // One pattern after another: as one set they would share an automaton of far more states than replies repeat.
+        match self.rules.iter().find(|rule| rule.fits(said, &reading)) {
+            Some(rule) => Classified {
                 category: rule.category,
                 reason: rule.reason.clone(),
                 class: rule.class,
@@ -149,7 +193,7 @@ impl Ruleset {
     }
 
     fn empty() -> Self {
-        Self { version: "none".into(), rules: Vec::new(), patterns: RegexSet::empty(), places: Vec::new() }
+        Self { version: "none".into(), rules: Vec::new() }
     }
 }
 
@@ -172,11 +216,38 @@ impl Rule {
             && (self.commands.is_empty() || self.commands.iter().any(command))
             && (self.codes.is_empty() || self.codes.iter().any(code))
             && (self.statuses.is_empty() || self.statuses.iter().any(status))
+            && self.matcher.as_ref().is_none_or(|matcher| matcher.is_match(reading.text.as_bytes()))
     }
 }
 
-fn compile(patterns: &[&str]) -> Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(patterns)
+/// Puts a rule where its file wants it: over the rule of the base that has its id, or before the one it names.
+fn place(rules: &mut Vec<Rule>, rule: Rule, before: Option<&str>, has_base: bool) -> Result<(), String> {
+    let known = rules.iter().position(|other| other.id == rule.id);
+    let at = match (before, known) {
+        (None, Some(at)) => {
+            rules.remove(at);
+            at
+        }
+        (None, None) if has_base => {
+            return Err(
+                "the base has no such rule: add before = \"…\", the rule that it is asked ahead of".into()
+            );
+        }
+        (None, None) => rules.len(),
+        (Some(before), known) => {
+            if let Some(at) = known {
+                rules.remove(at);
+            }
+            let at = rules.iter().position(|other| other.id == before);
+            at.ok_or_else(|| format!("before names {before:?}, which is no rule here"))?
+        }
+    };
+    rules.insert(at, rule);
+    Ok(())
+}
+
+fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern)
         .case_insensitive(true)
         .unicode(false)
         .size_limit(COMPILED_BYTES_MAX)
@@ -188,6 +259,9 @@ fn compile(patterns: &[&str]) -> Result<RegexSet, regex::Error> {
 #[serde(deny_unknown_fields)]
 struct RawFile {
     version: String,
+    base: Option<String>,
+    #[serde(default)]
+    remove: Vec<String>,
     #[serde(default)]
     rule: Vec<RawRule>,
 }
@@ -196,6 +270,7 @@ struct RawFile {
 #[serde(deny_unknown_fields)]
 struct RawRule {
     id: Spanned<String>,
+    before: Option<String>,
     category: String,
     reason: String,
     class: String,
@@ -231,7 +306,8 @@ impl OneOrMore {
     }
 }
 
-const COMMANDS: [&str; 8] = ["CONNECT", "EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", "DOT", "untold"];
+pub(super) const COMMANDS: [&str; 8] =
+    ["CONNECT", "EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", "DOT", "untold"];
 
 impl RawRule {
     fn build(self) -> Result<Rule, String> {
@@ -247,12 +323,11 @@ impl RawRule {
         {
             return Err(format!("reason {:?}: use a-z and underscores", self.reason));
         }
-        if let Some(pattern) = &self.pattern {
-            if pattern.is_empty() {
-                return Err("the pattern is empty; leave it out if any text fits".into());
-            }
-            compile(&[pattern]).map_err(|error| format!("the pattern cannot be used: {}", brief(&error)))?;
+        if self.pattern.as_deref() == Some("") {
+            return Err("the pattern is empty; leave it out if any text fits".into());
         }
+        let matcher = self.pattern.as_deref().map(compile).transpose();
+        let matcher = matcher.map_err(|error| format!("the pattern cannot be used: {}", brief(&error)))?;
         let commands = self.smtp_command.list();
         for command in &commands {
             if !COMMANDS.contains(&command.as_str()) {
@@ -266,6 +341,7 @@ impl RawRule {
             reason: self.reason,
             example: self.example,
             pattern: self.pattern,
+            matcher,
             providers: self.provider.list(),
             commands,
             codes: self.reply_code.list().iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
