@@ -14,11 +14,13 @@
 //! - [`rollups`]: events summed by minute and hour, two small tables beside `events`
 //! - [`quotas`]: the published limits, a small table beside `events`
 //! - [`inbound`]: the SMTP listener for mail that comes back
+//! - [`foreign`]: other senders' logs and events, mapped to our vocabulary
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
 
 pub mod append;
 pub mod erase;
 pub mod event;
+pub mod foreign;
 pub mod inbound;
 pub mod maintain;
 pub mod outbox;
