@@ -3,6 +3,7 @@
 mod classify;
 mod control;
 mod feedback_loop;
+mod elsewhere;
 mod ingest;
 mod lake;
 mod message;
@@ -15,6 +16,7 @@ mod run;
 mod send;
 mod sql;
 mod suppression;
+mod webhook_in;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -73,8 +75,12 @@ enum Command {
     /// Whom not to write to: unsubscribes, complaints, mailboxes that are gone.
     #[command(subcommand)]
     Suppression(suppression::SuppressionCommand),
-    /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each.
+    /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each; or, with
+    /// --from, another sender's logs and events.
     Ingest(ingest::IngestArgs),
+    /// Addresses that other senders push their events to: SES, SendGrid, Mailgun, Postmark, SparkPost.
+    #[command(subcommand)]
+    WebhookIn(webhook_in::WebhookInCommand),
     /// Look at the lake's tables, and keep them in shape; beside a running server or without one.
     #[command(subcommand)]
     Lake(lake::LakeCommand),
@@ -266,6 +272,7 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Queue(command) => queue::run(&config, command).await,
         Command::Suppression(command) => suppression::run(&config, command).await,
         Command::Ingest(args) => ingest::run(&config, args).await,
+        Command::WebhookIn(command) => webhook_in::run(&config, command).await,
         Command::Lake(command) => lake::run(&config, command).await,
         Command::Quota(command) => quota::run(&config, command).await,
         Command::Review(command) => review::run(&config, command).await,

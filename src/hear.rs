@@ -3,7 +3,7 @@
 //!
 //! - [`claim`]: which message a report claims to be about, by its tokens · [`delivery`]: what the lake knows of it
 //! - [`report`]: a report as an event · [`wishes`]: from events to suppressions in force
-//! - `operator`: suppressions that an operator adds or lifts
+//! - [`elsewhere`]: other senders' events · `operator`: suppressions that an operator adds or lifts
 //! - [`inbound`]: mail by SMTP or from a file · [`one_click`]: the page behind List-Unsubscribe (RFC 8058)
 //! - [`quarantine`]: what cannot be read, or must not count · `retract`: a complaint that is taken back
 //!
@@ -11,6 +11,7 @@
 
 pub mod claim;
 pub mod delivery;
+pub mod elsewhere;
 pub mod inbound;
 pub mod one_click;
 mod operator;
@@ -134,6 +135,7 @@ pub struct Hearing {
     /// Told after each complaint and unsubscribe, for whoever judges anew.
     pub feedback_arrived: Arc<Notify>,
     commit_wanted: Notify,
+    one_file_at_a_time: tokio::sync::Mutex<()>,
 }
 
 /// What [`Hearing`] works with.
@@ -172,6 +174,7 @@ impl Hearing {
             unattributed: Mutex::default(),
             feedback_arrived: Arc::new(Notify::new()),
             commit_wanted: Notify::new(),
+            one_file_at_a_time: tokio::sync::Mutex::default(),
         }
     }
 

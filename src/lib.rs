@@ -5,6 +5,7 @@
 //! - [`cli`]: the command line · [`config`]: what can be set
 //! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
 //! - [`hear`]: what comes back, as events and suppressions · [`suppressions`]: whom not to write to, in memory
+//! - [`webhooks`]: what other senders push
 //! - [`publisher`]: from judging to sending, the published limits · [`limits`]: those limits in memory
 //! - [`erase`]: a person, or a tenant, out of everything that is kept
 //! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
@@ -24,3 +25,4 @@ mod sql_routes;
 pub mod stores;
 pub mod suppressions;
 pub mod system;
+pub mod webhooks;

@@ -1,6 +1,7 @@
 //! One node: its stores opened, its parts wired together, and the tasks that run while it serves.
 
 mod drop_folder;
+mod elsewhere;
 mod erasing;
 mod feedback;
 mod judging;
@@ -46,6 +47,8 @@ use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::publisher::{Publication, Publisher};
 use crate::stores;
 use crate::suppressions::ControlSuppressions;
+use crate::webhooks::sns::{Certificates, Https};
+use crate::webhooks::{self, Webhooks};
 
 /// How often sending domains are read anew: a domain added by a command is usable after this.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -220,15 +223,29 @@ impl Node {
         }
         let authenticator = Arc::new(ControlAuthenticator(self.control.clone()));
         let pages = if roles.query { sendlake_query::http::problem_pages() } else { HttpRouter::new() };
-        let pages = if roles.sender { pages.merge(one_click::routes(self.hearing.clone())) } else { pages };
+        let pages = if roles.sender {
+            pages.merge(one_click::routes(self.hearing.clone())).merge(webhooks::routes(self.webhooks()))
+        } else {
+            pages
+        };
         api::serve_routes(routes, authenticator, &description).merge(pages)
+    }
+
+    fn webhooks(&self) -> Arc<Webhooks> {
+        Arc::new(Webhooks {
+            control: self.control.clone(),
+            hearing: self.hearing.clone(),
+            certificates: Certificates::new(Arc::new(Https::default())),
+            ids: self.ids.clone(),
+        })
     }
 
     /// What commands on this host may ask, without a key: whoever can open the data folder is its operator.
     pub fn local_routes(&self) -> HttpRouter {
         let feedback = feedback::routes(self.hearing.clone());
         let judging = judging::routes(self.publisher.clone(), self.identities.clone(), self.control.clone());
-        let more = feedback.merge(judging).merge(erasing::routes(self.eraser.clone()));
+        let elsewhere = elsewhere::routes(self.hearing.clone(), self.lake.clone());
+        let more = feedback.merge(judging).merge(erasing::routes(self.eraser.clone())).merge(elsewhere);
         local::routes(self.api(), self.spool.clone(), self.control.clone(), more)
     }
 

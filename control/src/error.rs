@@ -89,6 +89,8 @@ pub enum ControlError {
     DomainTaken { domain: String },
     #[error("there is no sending domain {domain}: `sendlake domain ls` lists them")]
     NoSuchDomain { domain: String },
+    #[error("there is no webhook {webhook_id}: `sendlake webhook-in ls` lists them")]
+    NoSuchWebhook { webhook_id: String },
     #[error("{address:?} is no mail address")]
     NotAnAddress { address: String },
     #[error("this suppression is a wish ({reason}): say with --note why it is lifted")]
@@ -100,7 +102,13 @@ pub enum ControlError {
 impl ControlError {
     /// What was asked for does not exist.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::NoSuchTenant { .. } | Self::NoSuchKey { .. } | Self::NoSuchDomain { .. })
+        matches!(
+            self,
+            Self::NoSuchTenant { .. }
+                | Self::NoSuchKey { .. }
+                | Self::NoSuchDomain { .. }
+                | Self::NoSuchWebhook { .. }
+        )
     }
 
     /// The store itself is at fault, rather than what was asked of it.

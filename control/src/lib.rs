@@ -14,6 +14,7 @@
 //! - [`feedback_loop`]: where complaints can be heard of
 //! - [`suppression`]: whom not to write to
 //! - [`erasure`]: a person out of all that, but for the wish not to be written to
+//! - [`webhook`]: where other senders push their events to
 //! - [`audit`]: what was changed, when and by whom
 //! - `data_key`: each tenant's data keys, wrapped
 //!
@@ -33,6 +34,7 @@ pub mod secret;
 pub mod store;
 pub mod suppression;
 pub mod tenant;
+pub mod webhook;
 
 pub use error::ControlError;
 pub use store::ControlStore;

@@ -5,6 +5,7 @@ use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 pub use sendlake_control::suppression::{Reach, Reason};
 use sendlake_ingest::event::{Event, EventType};
+use sendlake_ingest::foreign::ELSEWHERE;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -62,8 +63,22 @@ pub struct Wish {
 }
 
 /// What an event calls for. A block says nothing of the recipient and a full mailbox may be emptied: neither
-/// suppresses.
+/// suppresses. Nor does what became of mail that another sender sent: that is an operator's decision.
 pub fn wish_of(event: &Event) -> Option<Wish> {
+    if is_elsewhere(event) { None } else { called_for(event) }
+}
+
+/// What an event of another sender calls for, where an operator wants it to count here.
+pub fn wish_of_elsewhere(event: &Event) -> Option<Wish> {
+    let actor = event.ip_pool.clone().filter(|_| is_elsewhere(event))?;
+    called_for(event).map(|wish| Wish { actor, ..wish })
+}
+
+fn is_elsewhere(event: &Event) -> bool {
+    event.ip_pool.as_deref().is_some_and(|pool| pool.starts_with(ELSEWHERE))
+}
+
+fn called_for(event: &Event) -> Option<Wish> {
     let (reach, reason) = match event.event_type {
         EventType::Unsubscribed if event.stream.as_deref() == Some(Stream::Cold.as_str()) => {
             (Reach::Bulk, Reason::ColdOptOut)
@@ -138,6 +153,17 @@ mod tests {
                 assert_eq!(wished(&event), None);
             }
         }
+    }
+
+    #[test]
+    fn what_happened_elsewhere_suppresses_only_where_it_is_asked_for() {
+        let mut event = event(EventType::Complained, "marketing");
+        event.ip_pool = Some("elsewhere:ses".into());
+        assert_eq!(wish_of(&event), None);
+        let wish = wish_of_elsewhere(&event).unwrap();
+        assert_eq!((wish.reason, wish.actor.as_str()), (Reason::Complaint, "elsewhere:ses"));
+        event.ip_pool = Some("marketing".into());
+        assert_eq!(wish_of_elsewhere(&event), None, "mail of our own has its own way");
     }
 
     #[test]

@@ -10,7 +10,8 @@
 --   included, steps back one stage. Bad is a day with at least three hard bounces (full and disabled mailboxes apart)
 --   above 5 % of what was attempted; two complaints at 0.3 % or more of deliveries; five refusals of class block above
 --   10 %; or twenty throttled attempts that are more than half of all. A domain with warm_at has sent
---   in volume elsewhere and needs no warm-up. Silence of 91 days starts anew.
+--   in volume elsewhere and needs no warm-up. Silence of 91 days starts anew. What another sender sent
+--   (ip_pool 'elsewhere:…') counts neither for nor against: receivers have not seen this installation send it.
 WITH facts AS (
     SELECT
         tenant_id,
@@ -32,6 +33,7 @@ WITH facts AS (
         date_part('epoch', recorded_at) AS recorded_s
     FROM events
     WHERE event_type IN ('delivered', 'bounced', 'deferred', 'bounced_async', 'complained')
+        AND COALESCE(ip_pool, '') NOT LIKE 'elsewhere:%'
 ),
 
 cells AS (

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::elsewhere::{self, ElsewhereArgs};
 use super::suppression::post;
 use super::{CommandResult, Failure, FormatArg, rows};
 use crate::config::Config;
@@ -18,6 +19,8 @@ pub(crate) struct IngestArgs {
     /// read from Delivered-To, X-Original-To or To.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    elsewhere: ElsewhereArgs,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -33,6 +36,9 @@ const COLUMNS: [&str; 7] =
     ["file", "outcome", "event_type", "message_id", "tenant_id", "recipient", "detail"];
 
 pub(crate) async fn run(config: &Config, args: IngestArgs) -> CommandResult {
+    if let Some(source) = args.elsewhere.from {
+        return elsewhere::run(config, source, args.paths, args.elsewhere, args.format.format).await;
+    }
     let mut told = Vec::new();
     let mut unread = Vec::new();
     let (mut read, mut refused) = (0, 0);

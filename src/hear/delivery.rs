@@ -51,14 +51,20 @@ struct Lookup {
 /// Looks messages up.
 pub struct Deliveries {
     lookups: mpsc::Sender<Lookup>,
+    engine: Arc<QueryEngine>,
 }
 
 impl Deliveries {
     /// Starts the task that asks; it ends when this is dropped.
     pub fn new(engine: Arc<QueryEngine>) -> Self {
         let (lookups, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(answer_all(engine, waiting));
-        Self { lookups }
+        tokio::spawn(answer_all(Arc::clone(&engine), waiting));
+        Self { lookups, engine }
+    }
+
+    /// What is asked.
+    pub(super) fn engine(&self) -> &QueryEngine {
+        &self.engine
     }
 
     /// The message, or `None` when the lake does not know it.

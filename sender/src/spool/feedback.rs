@@ -10,7 +10,7 @@ use super::entry::{decode_wish, encode_event, encode_wish};
 use super::read::{SpoolReader, open_table};
 use super::table::{Tables, WISHES};
 use super::{Spool, SpoolError};
-use crate::suppression::Wish;
+use crate::suppression::{Wish, wish_of_elsewhere};
 
 /// How long it is remembered that an event was logged: longer than tokens of reports are good for.
 pub const SEEN_DAYS: i64 = 120;
@@ -30,13 +30,77 @@ impl Spool {
                     sealed
                         .iter()
                         .map(|(key, event)| {
-                            let is_new = tables.see(key.as_bytes(), now)?;
+                            let is_new = tables.see(key.as_bytes(), now, SEEN_DAYS)?;
                             if is_new {
                                 tables.log(event)?;
                             }
                             Ok(is_new)
                         })
                         .collect()
+                },
+                |_| (),
+            )
+            .await
+    }
+
+    /// Logs each event of another sender unless one with its id was logged before; ids are remembered for `days`.
+    /// With `suppress`, what the events call for is wished for, also where an event was known. Returns, in order, which
+    /// ones were new.
+    pub async fn log_elsewhere(
+        &self,
+        events: &[Event],
+        suppress: bool,
+        days: i64,
+    ) -> Result<Vec<bool>, SpoolError> {
+        let now = self.ids.now();
+        let mut sealed = Vec::with_capacity(events.len());
+        for event in events {
+            let key = [b"e".as_slice(), event.event_id.as_bytes()].concat();
+            let wish = if suppress { wish_of_elsewhere(event) } else { None };
+            let wish = wish.map(|wish| encode_wish(self.sealer.as_ref(), &wish)).transpose()?;
+            sealed.push((key, encode_event(self.sealer.as_ref(), event)?, wish));
+        }
+        self.writer
+            .write(
+                move |tables| {
+                    sealed
+                        .iter()
+                        .map(|(key, event, wish)| {
+                            let is_new = tables.see(key, now, days)?;
+                            if is_new {
+                                tables.log(event)?;
+                            }
+                            if let Some(wish) = wish {
+                                tables.wish(wish)?;
+                            }
+                            Ok(is_new)
+                        })
+                        .collect()
+                },
+                |_| (),
+            )
+            .await
+    }
+
+    /// Remembers two keys for `days`: one that is used once, and the use that is made of it. False where the one was used
+    /// before for something else.
+    pub async fn see_together(
+        &self,
+        one: Vec<u8>,
+        use_of_it: Vec<u8>,
+        days: i64,
+    ) -> Result<bool, SpoolError> {
+        let now = self.ids.now();
+        self.writer
+            .write(
+                move |tables| {
+                    // what is refused is not remembered: it would be let through the next time
+                    if tables.is_seen(&one, now)? {
+                        return tables.is_seen(&use_of_it, now);
+                    }
+                    tables.see(&one, now, days)?;
+                    tables.see(&use_of_it, now, days)?;
+                    Ok(true)
                 },
                 |_| (),
             )
@@ -91,8 +155,12 @@ impl SpoolReader {
 }
 
 impl Tables<'_> {
-    /// Remembers a key. False when it is remembered already.
-    fn see(&mut self, key: &[u8], now: Timestamp) -> Result<bool, SpoolError> {
+    fn is_seen(&self, key: &[u8], now: Timestamp) -> Result<bool, SpoolError> {
+        Ok(self.seen.get(key)?.is_some_and(|until| until.value() > now.0.max(0).cast_unsigned()))
+    }
+
+    /// Remembers a key for some days. False when it is remembered already.
+    fn see(&mut self, key: &[u8], now: Timestamp, days: i64) -> Result<bool, SpoolError> {
         let known_until = self.seen.get(key)?.map(|until| until.value());
         match known_until {
             Some(until) if until > now.0.max(0).cast_unsigned() => return Ok(false),
@@ -101,7 +169,7 @@ impl Tables<'_> {
             }
             None => {}
         }
-        let until = now.plus_secs(SEEN_DAYS * 86_400).0.max(0).cast_unsigned();
+        let until = now.plus_secs(days.saturating_mul(86_400)).0.max(0).cast_unsigned();
         self.seen.insert(key, until)?;
         self.seen_expiry.insert(expiry_key(until, key).as_slice(), ())?;
         Ok(true)
