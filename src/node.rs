@@ -35,7 +35,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
 pub use self::judging::ReviewDecision;
-pub use self::local::{OPERATOR_HEADER, QueueSelection, call as call_local, is_running, notify};
+pub use self::local::{
+    Answer, OPERATOR_HEADER, QueueSelection, call as call_local, call_running, is_running, notify,
+};
 pub use self::meeting::Expected;
 use crate::config::Config;
 use crate::erase::Eraser;

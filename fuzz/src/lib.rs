@@ -6,6 +6,8 @@
 
 pub mod address;
 pub mod compose;
+pub mod event;
+pub mod foreign;
 pub mod inbound_data;
 pub mod reply;
 pub mod report;

@@ -2,16 +2,15 @@
 //! SES, SendGrid, Mailgun, Postmark and SparkPost, and the bodies of their webhooks.
 //!
 //! - [`read`]: files, folders, compression, and the counts of what was in them
-//! - [`draft`]: a fact in the making: ids, provider, what a refusal means
+//! - `draft`: a fact in the making: ids, provider, what a refusal means
 //! - `json`: JSON values out of a stream, whatever separates them · `mailbox`: providers by mailbox domain
-//! - `known`: which events the lake holds already · one file per sender
+//! - one file per sender
 //!
 //! An event's id follows from the record, so a record that comes again yields the same event. What an event is told
 //! apart from our own mail by is `ip_pool`, `elsewhere:<sender>`: no pool of ours has such a name.
 
 mod draft;
 mod json;
-mod known;
 mod kumomta;
 mod mailbox;
 mod mailgun;

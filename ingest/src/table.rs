@@ -5,6 +5,7 @@
 pub mod changes;
 pub mod digest;
 mod fault;
+mod known;
 pub mod layout;
 mod schema;
 

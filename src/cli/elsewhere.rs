@@ -15,11 +15,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::suppression::post;
+use super::control::actor;
+use super::suppression::told;
 use super::{CommandResult, Failure, Format, rows, stream, tenant_id};
 use crate::config::Config;
 use crate::hear::elsewhere::{Batch, Taken};
-use crate::node::is_running;
+use crate::node::{OPERATOR_HEADER, call_running, is_running};
 use crate::system;
 
 /// Events handed to the server at once.
@@ -164,12 +165,23 @@ async fn send(
     Ok(repeated)
 }
 
+/// Offers a batch, again while the server is away or cannot take it: what of it was taken is known there.
 async fn offer(config: &Config, body: bytes::Bytes) -> Result<Taken, Failure> {
     let mut tries = 1;
     loop {
-        match post(config, "/local/elsewhere", "application/json", body.clone().into()).await {
+        let request = axum::http::Request::post("/local/elsewhere")
+            .header("content-type", "application/json")
+            .header(OPERATOR_HEADER, actor())
+            .body(body.clone().into())
+            .map_err(anyhow::Error::from)?;
+        let answer = match call_running(config, request).await {
+            Some(answer) => told(answer),
+            None => Err(Failure::Unreachable(
+                "the server has gone; start it and run the command again: what was taken is known".into(),
+            )),
+        };
+        match answer {
             Ok(answer) => return Ok(serde_json::from_value(answer).map_err(anyhow::Error::from)?),
-            // a batch may be offered again: what of it was taken is known
             Err(Failure::Unreachable(_)) if tries < TRIES_MAX => {
                 tries += 1;
                 tokio::time::sleep(PAUSE).await;

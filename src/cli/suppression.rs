@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::control::actor;
 use super::{CommandResult, Failure, FormatArg, rows, tenant_id};
 use crate::config::Config;
-use crate::node::{AddSuppression, OPERATOR_HEADER, RemoveSuppression, call_local};
+use crate::node::{AddSuppression, Answer, OPERATOR_HEADER, RemoveSuppression, call_local};
 use crate::{stores, system};
 
 #[derive(Debug, Subcommand)]
@@ -136,7 +136,7 @@ async fn ask(config: &Config, path: &str, wanted: &impl Serialize) -> Result<Val
     post(config, path, "application/json", body.into()).await
 }
 
-/// Asks the node of this data folder; its refusals become exit codes.
+/// Asks the node of this data folder.
 pub(super) async fn post(
     config: &Config,
     path: &str,
@@ -148,7 +148,11 @@ pub(super) async fn post(
         .header(OPERATOR_HEADER, actor())
         .body(body)
         .map_err(anyhow::Error::from)?;
-    let answer = call_local(config, request).await?;
+    told(call_local(config, request).await?)
+}
+
+/// What a node answered; its refusals become exit codes.
+pub(super) fn told(answer: Answer) -> Result<Value, Failure> {
     let body: Value = serde_json::from_slice(&answer.body)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&answer.body).into_owned()));
     if answer.status.is_success() {

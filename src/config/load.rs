@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sendlake_ingest::foreign::ELSEWHERE;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
@@ -238,6 +239,10 @@ fn check_names(config: &Config) -> Result<(), (String, String)> {
         }
     }
     for (index, pool) in config.pool.iter().enumerate() {
+        if pool.name.starts_with(ELSEWHERE) {
+            let text = format!("{ELSEWHERE}… names what another sender sent; give this pool another name");
+            return Err((format!("pool.{index}.name"), text));
+        }
         let key = format!("pool.{index}.sources");
         if pool.sources.is_empty() {
             return Err((key, "a pool needs at least one source".into()));
@@ -312,6 +317,10 @@ mod tests {
             (
                 "[[pool]]\nname=\"a\"\nsources = [\"x\"]",
                 "/sendlake.toml:3: pool.0.sources: no source is named",
+            ),
+            (
+                "[[pool]]\nname=\"elsewhere:ses\"",
+                "/sendlake.toml:2: pool.0.name: elsewhere:… names what another sender sent",
             ),
             (
                 "[[route]]\ndomain = \"a.test\"\nhosts = [\"h\"]",

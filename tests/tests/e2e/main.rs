@@ -16,6 +16,7 @@ mod command_line;
 mod delivery;
 mod demo;
 mod disk;
+mod elsewhere;
 mod erasure;
 mod feedback;
 mod golden_lake;

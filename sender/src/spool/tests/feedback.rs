@@ -73,3 +73,36 @@ async fn a_bounce_of_a_live_session_brings_its_wish_with_the_outcome() {
     spool.settle_wishes(vec![(Uuid::nil(), None)]).await.unwrap();
     assert_eq!(spool.reader().wishes(10).unwrap().len(), 1, "another wish's id settles nothing");
 }
+
+#[tokio::test]
+async fn an_event_of_another_sender_is_logged_once_and_wishes_only_when_asked() {
+    let fixture = Fixture::new();
+    let spool = fixture.open();
+    let mut event = complaint(&fixture);
+    event.ip_pool = Some("elsewhere:ses".into());
+    let twice = [event.clone(), event.clone()];
+    assert_eq!(spool.log_elsewhere(&twice, false, 14).await.unwrap(), [true, false]);
+    drop(spool);
+    let spool = fixture.open();
+    assert!(spool.reader().wishes(10).unwrap().is_empty());
+    assert_eq!(spool.log_elsewhere(&twice[..1], true, 14).await.unwrap(), [false]);
+    let wishes = spool.reader().wishes(10).unwrap();
+    assert_eq!((wishes.len(), wishes[0].actor.as_str()), (1, "elsewhere:ses"));
+    assert_eq!(kinds(&spool).len(), 1);
+    fixture.clock.advance_millis(15 * 86_400_000);
+    assert_eq!(spool.log_elsewhere(&twice[..1], false, 14).await.unwrap(), [true], "forgotten in time");
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_one_use_however_often_that_comes() {
+    let fixture = Fixture::new();
+    let spool = fixture.open();
+    let seen = async |spool: &Spool, body: &str| {
+        spool.see_together(b"token".to_vec(), format!("token+{body}").into_bytes(), 2).await.unwrap()
+    };
+    assert!(seen(&spool, "a").await && seen(&spool, "a").await);
+    assert!(!seen(&spool, "b").await && !seen(&spool, "b").await);
+    drop(spool);
+    let spool = fixture.open();
+    assert!(seen(&spool, "a").await && !seen(&spool, "b").await);
+}

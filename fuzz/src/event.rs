@@ -1,0 +1,1 @@
+../../ingest/src/event.rs
