@@ -2,8 +2,8 @@
 
 mod classify;
 mod control;
-mod feedback_loop;
 mod elsewhere;
+mod feedback_loop;
 mod ingest;
 mod lake;
 mod message;

@@ -322,6 +322,11 @@ impl Config {
         self.storage.dir.join("quarantine")
     }
 
+    /// Where the list of suppressions is kept for a quick start: hashes, no addresses.
+    pub fn suppressions_path(&self) -> PathBuf {
+        self.storage.dir.join("suppressions.idx")
+    }
+
     pub fn socket_path(&self) -> PathBuf {
         self.storage.dir.join("sendlake.sock")
     }

@@ -133,11 +133,15 @@ impl Eraser {
         let whose = whose(request)?;
         let id = self.ids.uuid();
         tracing::info!(%id, kind = kind(request), "an erasure begins");
+        // Changes that are not told yet name the address in the control store.
+        self.wishes.drain().await?;
         let address_hash = self.entomb(actor, request, id).await?;
         self.suppressions.refresh(&self.control).await?;
         // Wishes for the recipient bring the address to the list: once more, when none waits.
         self.wishes.drain().await?;
         self.entomb(actor, request, id).await?;
+        // The tombstones' events must reach the lake with everything else before it is looked through.
+        self.wishes.tell_changes().await?;
         let messages_withdrawn = self.withdraw(&whose).await?;
         self.flush().await?;
         self.empty_quarantine(&whose).await?;

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod publisher;
 mod sql_routes;
 pub mod stores;
+mod suppression_routes;
 pub mod suppressions;
 pub mod system;
 pub mod webhooks;

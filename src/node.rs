@@ -10,6 +10,7 @@ pub(crate) mod maintenance;
 mod meeting;
 mod parts;
 pub(crate) mod rollups;
+mod safekeeping;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,12 +34,13 @@ use sendlake_sender::token::TokenKeys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::feedback::{AddSuppression, Refusal, RemoveSuppression};
+pub use self::feedback::{AddSuppression, ImportSuppressions, Imported, Refusal, RemoveSuppression};
 pub use self::judging::ReviewDecision;
 pub use self::local::{
     Answer, OPERATOR_HEADER, QueueSelection, call as call_local, call_running, is_running, notify,
 };
 pub use self::meeting::Expected;
+pub use self::safekeeping::RebuildSuppressions;
 use crate::config::Config;
 use crate::erase::Eraser;
 use crate::hear::quarantine::Quarantine;
@@ -48,7 +50,10 @@ use crate::limits::TableLimits;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::publisher::{Publication, Publisher};
 use crate::stores;
+use crate::suppression_routes;
 use crate::suppressions::ControlSuppressions;
+use crate::suppressions::keeping::Keeping;
+use crate::suppressions::rebuild::Rebuilder;
 use crate::webhooks::sns::{Certificates, Https};
 use crate::webhooks::{self, Webhooks};
 
@@ -89,6 +94,7 @@ pub struct Node {
     delivery_parts: DeliveryParts,
     pub hearing: Arc<Hearing>,
     eraser: Arc<Eraser>,
+    pub keeping: Arc<Keeping>,
 }
 
 impl Node {
@@ -126,7 +132,7 @@ impl Node {
         let engine = Arc::new(stores::open_engine(&config, lake.clone(), Some(outbox), surroundings)?);
         let identities = Arc::new(ControlIdentities::new(config.dkim.sign, &config.dkim.platform_domain));
         identities.refresh(&control).await?;
-        let suppressions = Arc::new(ControlSuppressions::new(&control));
+        let suppressions = Arc::new(ControlSuppressions::new(&control).kept_in(config.suppressions_path()));
         suppressions.refresh(&control).await?;
         let quotas = stores::open_quotas(&config)?;
         let limits = Arc::new(TableLimits::new(quotas.clone(), ids.clock.clone(), config.policy.enforce));
@@ -151,6 +157,14 @@ impl Node {
             quarantine: Quarantine::new(config.quarantine_dir()),
             ids: ids.clone(),
         }));
+        let keeping = Arc::new(Keeping::new(
+            control.clone(),
+            suppressions.clone(),
+            spool.clone(),
+            stores::open_place(&config)?,
+            &config.node.id,
+            ids.clone(),
+        ));
         let eraser = Arc::new(Eraser {
             control: control.clone(),
             spool: spool.clone(),
@@ -192,6 +206,7 @@ impl Node {
             delivery_parts,
             hearing,
             eraser,
+            keeping,
         })
     }
 
@@ -218,6 +233,9 @@ impl Node {
         let mut description = sendlake_sender::api::openapi::openapi();
         if roles.sender {
             routes = routes.merge(api::message_routes(api));
+            let (hearing, control) = (self.hearing.clone(), self.control.clone());
+            routes = routes.merge(suppression_routes::routes(hearing, control));
+            description.merge(<suppression_routes::ApiDoc as utoipa::OpenApi>::openapi());
         }
         if roles.query {
             routes = routes.merge(crate::sql_routes::routes(self.engine.clone()));
@@ -247,7 +265,19 @@ impl Node {
         let feedback = feedback::routes(self.hearing.clone());
         let judging = judging::routes(self.publisher.clone(), self.identities.clone(), self.control.clone());
         let elsewhere = elsewhere::routes(self.hearing.clone(), self.lake.clone());
-        let more = feedback.merge(judging).merge(erasing::routes(self.eraser.clone())).merge(elsewhere);
+        let rebuilder = Rebuilder {
+            control: self.control.clone(),
+            engine: self.engine.clone(),
+            suppressions: self.suppressions.clone(),
+            keeping: self.keeping.clone(),
+            wishes: self.hearing.wishes.clone(),
+        };
+        let safekeeping = safekeeping::routes(rebuilder, self.hearing.clone());
+        let more = feedback
+            .merge(judging)
+            .merge(erasing::routes(self.eraser.clone()))
+            .merge(elsewhere)
+            .merge(safekeeping);
         local::routes(self.api(), self.spool.clone(), self.control.clone(), more)
     }
 
@@ -305,6 +335,8 @@ impl Node {
             let _ = self.eraser.writer.set(handle.clone());
             tasks.spawn(self.hearing.clone().hasten(handle.clone(), shutdown.clone()));
             tasks.spawn(self.hearing.wishes.clone().run(shutdown.clone()));
+            self.keeping.start().await;
+            tasks.spawn(self.keeping.clone().run(handle.clone(), shutdown.clone()));
             lake = Some(handle);
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {
@@ -325,6 +357,7 @@ impl Node {
             http,
             inbound,
             suppressions: self.suppressions,
+            keeping: self.keeping,
             limits: self.limits,
             feedback_arrived: self.hearing.feedback_arrived.clone(),
             control: self.control,
@@ -351,6 +384,7 @@ pub struct Running {
     /// Where reports are taken by SMTP.
     pub inbound: Option<SocketAddr>,
     pub suppressions: Arc<ControlSuppressions>,
+    keeping: Arc<Keeping>,
     pub limits: Arc<TableLimits>,
     /// Told after each complaint and unsubscribe.
     pub feedback_arrived: Arc<tokio::sync::Notify>,
@@ -391,6 +425,9 @@ impl Running {
         if let Some(lake) = &self.lake {
             match tokio::time::timeout(LAST_FLUSH_MAX, lake.flush()).await {
                 Ok(Ok(_)) => {
+                    if let Err(error) = self.keeping.keep(lake).await {
+                        tracing::debug!(%error, "the sum of the suppressions is kept at the next start");
+                    }
                     self.lake_shutdown.cancel();
                     while self.lake_tasks.join_next().await.is_some() {}
                 }
@@ -403,6 +440,7 @@ impl Running {
         // A try at a bucket that is away may go on for minutes; cut off, it is what a crash would leave.
         self.lake_tasks.shutdown().await;
         let _ = std::fs::remove_file(&self.socket);
+        self.suppressions.save(&self.control).await;
         self.control.close().await;
     }
 }

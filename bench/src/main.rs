@@ -5,6 +5,7 @@
 //! - `lake`: events into Parquet, beside DuckDB and Python's deltalake · `layout`: what each choice of the layout buys
 //! - `large`: a lake of many days: a message's history, cold · `lookup`: one such question, counted · `counting`: a
 //!   store that counts requests · `rollups`: what it costs to keep them up
+//! - `suppression`: the list of suppressions at size: memory, lookups, start
 //! - `events`: made-up events with the variety of real ones · `machine`: processor time, load, what this machine is
 
 mod counting;
@@ -22,6 +23,7 @@ mod report;
 mod rollups;
 mod server;
 mod sink;
+mod suppression;
 
 use std::path::Path;
 
@@ -45,6 +47,8 @@ enum What {
     Layout(layout::LayoutArgs),
     /// A lake of many days, and what a question to it costs.
     Large(large::LargeArgs),
+    /// The list of suppressions at 50 M entries: memory, lookups, start.
+    Suppression(suppression::SuppressionArgs),
 }
 
 #[tokio::main]
@@ -54,6 +58,7 @@ async fn main() -> anyhow::Result<()> {
         What::Lake(args) => lake::run(args).await,
         What::Layout(args) => layout::run(args).await,
         What::Large(args) => large::run(args).await,
+        What::Suppression(args) => suppression::run(args).await,
     }
 }
 

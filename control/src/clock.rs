@@ -54,6 +54,11 @@ impl Timestamp {
         chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| Self(at.timestamp_micros()))
     }
 
+    /// Reads a date as mail has it (RFC 5322, section 3.3).
+    pub fn parse_mail(text: &str) -> Option<Self> {
+        chrono::DateTime::parse_from_rfc2822(text).ok().map(|at| Self(at.timestamp_micros()))
+    }
+
     /// The same instant for `chrono`, or the epoch when out of its range.
     pub fn to_chrono(self) -> chrono::DateTime<chrono::Utc> {
         chrono::DateTime::from_timestamp_micros(self.0).unwrap_or_default()

@@ -9,17 +9,10 @@ use crate::id::TenantId;
 use crate::store::ControlStore;
 use crate::suppression::{AddressHash, NewSuppression, Reach, Reason};
 
-impl AddressHash {
-    /// 64 hexadecimal digits. They tell the address to nobody who lacks the installation's secret.
-    pub fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
 impl ControlStore {
     /// Suppresses an address for good (reason `legal`): all mail of one tenant, or of the installation. Then takes
-    /// the address, and notes that may name it, from every suppression of it; hash, reason and reach stay.
-    /// Idempotent.
+    /// the address, and notes that may name it, from every suppression of it; hash, reason and reach stay, and are told
+    /// anew without the address, so that the events which tell of them outlive those that name it. Idempotent.
     pub async fn erase_recipient(
         &self,
         actor: &str,
@@ -33,30 +26,26 @@ impl ControlStore {
             reach: if tenant_id.is_some() { Reach::Tenant } else { Reach::Global },
             reason: Reason::Legal,
             since: self.ids.now(),
+            expires_at: None,
             event_id,
+            message_id: None,
             note: None,
         };
-        self.suppress(actor, &tombstone).await?;
-        let hash = self.address_hasher().hash(address);
-        let all = tenant_id.is_none();
-        sqlx::query("UPDATE suppressions SET sealed_address = NULL, note = NULL WHERE address_hash = $1 AND ($2 OR tenant_id = $3)")
-            .bind(hash.0.as_slice())
-            .bind(all)
-            .bind(tenant_id.map_or("", TenantId::as_str))
-            .execute(&self.pool)
-            .await
-            .map_err(self.failed("erase the address from the suppressions"))?;
-        Ok(hash)
+        self.entomb(actor, &tombstone, tenant_id).await
     }
 
     /// Suspends a tenant and takes the addresses from its suppressions.
     pub async fn erase_tenant(&self, actor: &str, tenant_id: &TenantId) -> Result<(), ControlError> {
         self.suspend_tenant(actor, tenant_id).await?;
-        sqlx::query("UPDATE suppressions SET sealed_address = NULL, note = NULL WHERE tenant_id = $1")
+        for table in ["suppressions", "suppression_quarantine"] {
+            sqlx::query(&format!(
+                "UPDATE {table} SET sealed_address = NULL, note = NULL WHERE tenant_id = $1"
+            ))
             .bind(tenant_id.as_str())
             .execute(&self.pool)
             .await
             .map_err(self.failed("erase the addresses from the suppressions"))?;
+        }
         Ok(())
     }
 
@@ -69,7 +58,7 @@ impl ControlStore {
         let mut found = Vec::new();
         let hash = self.address_hasher().hash(address);
         let sealed = sqlx::query(
-            "SELECT COUNT(*) AS n FROM suppressions WHERE address_hash = $1 AND sealed_address IS NOT NULL",
+            "SELECT COUNT(*) AS n FROM (SELECT address_hash, sealed_address FROM suppressions UNION ALL SELECT address_hash, sealed_address FROM suppression_quarantine) AS entries WHERE address_hash = $1 AND sealed_address IS NOT NULL",
         )
         .bind(hash.0.as_slice())
         .fetch_one(&self.pool)
@@ -119,7 +108,9 @@ mod tests {
             reach: Reach::Bulk,
             reason: Reason::Unsubscribe,
             since: store.ids.now(),
+            expires_at: None,
             event_id: Uuid::nil(),
+            message_id: None,
             note: Some("said ann@a.test by phone".into()),
         };
         store.suppress("cli", &wish).await.unwrap();

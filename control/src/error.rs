@@ -95,6 +95,12 @@ pub enum ControlError {
     NotAnAddress { address: String },
     #[error("this suppression is a wish ({reason}): say with --note why it is lifted")]
     SuppressionIsAWish { reason: crate::suppression::Reason },
+    #[error(
+        "the list of suppressions was kept under another key; this one cannot change its own, as {entries} of its entries \
+         have no address to find them by again (persons who were erased, or bursts that are not decided): restore \
+         control.db from a backup instead"
+    )]
+    ListKeyStays { entries: i64 },
     #[error("no DKIM key could be made for {domain}: the machine's random source failed; try again")]
     DkimKey { domain: String },
 }

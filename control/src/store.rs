@@ -8,6 +8,9 @@ mod file;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
+use data_encoding::HEXLOWER;
+use parking_lot::RwLock;
 use serde_json::json;
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use zeroize::Zeroizing;
@@ -18,9 +21,14 @@ use crate::error::ControlError;
 use crate::id::{Ids, TenantId};
 use crate::key::KeyCache;
 use crate::secret::{Keyring, MasterKey};
+use crate::suppression::totals::EntryHasher;
+use crate::suppression::{AddressHasher, HASH_PURPOSE, tag};
 
 /// The name and kind under which the installation's own secret is wrapped.
 const INSTALLATION_SECRET: (&str, &str) = ("installation secret", "derive");
+
+/// The same of the key of a list of suppressions that was taken over from another store.
+pub(crate) const LIST_KEY: (&str, &str) = ("suppression list", "key");
 
 /// Tenants, API keys, sending domains and the audit log of one installation. Share it in an [`Arc`].
 #[derive(Debug)]
@@ -30,6 +38,8 @@ pub struct ControlStore {
     pub(crate) master: MasterKey,
     pub(crate) key_cache: KeyCache,
     pub(crate) keyring: Arc<Keyring>,
+    /// What addresses on the list of suppressions are hashed with.
+    pub(crate) list_key: RwLock<Zeroizing<[u8; 32]>>,
     path: PathBuf,
 }
 
@@ -60,11 +70,41 @@ impl ControlStore {
         let secret = born(path, &pool, &master, &ids, access).await;
         let secret = file::closed_on_error(&pool, secret).await?;
         let keyring = Arc::new(Keyring::new(ids.entropy.clone(), &secret));
-        let store =
-            Self { pool, ids, master, key_cache: KeyCache::default(), keyring, path: path.to_owned() };
-        let loaded = store.refresh_data_keys().await;
+        let list_key = RwLock::new(Zeroizing::new(keyring.derive(HASH_PURPOSE)));
+        let (key_cache, path) = (KeyCache::default(), path.to_owned());
+        let store = Self { pool, ids, master, key_cache, keyring, list_key, path };
+        let loaded = store.load_keys(access).await;
         file::closed_on_error(&store.pool, loaded).await?;
         Ok(store)
+    }
+
+    async fn load_keys(&self, access: Access) -> Result<(), ControlError> {
+        self.refresh_data_keys().await?;
+        if let Some(adopted) = secret(&self.path, &self.pool, &self.master, LIST_KEY).await? {
+            *self.list_key.write() = adopted;
+        }
+        match access {
+            Access::ReadWrite => self.ensure_suppression_totals().await,
+            Access::ReadOnly => Ok(()),
+        }
+    }
+
+    /// Makes hashes of addresses as this store does.
+    pub fn address_hasher(&self) -> AddressHasher {
+        AddressHasher::new(&self.list_key.read())
+    }
+
+    /// Makes hashes of entries, for their sum.
+    pub fn entry_hasher(&self) -> EntryHasher {
+        EntryHasher::new(&self.list_key.read())
+    }
+
+    /// Names the list of suppressions, by its key and without telling it.
+    pub fn suppression_list_id(&self) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.list_key.read().as_slice());
+        let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            tag(&key, &[b"suppression list id 1"]);
+        HEXLOWER.encode(&id)
     }
 
     /// Every data key that this process knows, and the installation's derived keys.
@@ -124,13 +164,21 @@ async fn born(
     secret.ok_or_else(|| ControlError::Missing { path: path.to_owned() })
 }
 
-/// The stored secret, if there is one.
 async fn installation_secret(
     path: &Path,
     pool: &SqlitePool,
     master: &MasterKey,
 ) -> Result<Option<Zeroizing<[u8; 32]>>, ControlError> {
-    let (kind, name) = INSTALLATION_SECRET;
+    secret(path, pool, master, INSTALLATION_SECRET).await
+}
+
+/// A stored secret by its kind and name, if there is one.
+async fn secret(
+    path: &Path,
+    pool: &SqlitePool,
+    master: &MasterKey,
+    (kind, name): (&str, &str),
+) -> Result<Option<Zeroizing<[u8; 32]>>, ControlError> {
     let row: Option<(Vec<u8>,)> =
         sqlx::query_as("SELECT wrapped_secret FROM installation_secrets WHERE name = $1")
             .bind(name)

@@ -18,6 +18,7 @@
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
 
 pub mod append;
+pub mod document;
 pub mod erase;
 pub mod event;
 pub mod foreign;

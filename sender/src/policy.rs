@@ -47,6 +47,8 @@ pub enum HoldKind {
     NotJudged,
     /// A published row cannot be obeyed.
     BadLimits,
+    /// Entries of the list of suppressions are missing.
+    SuppressionsIncomplete,
 }
 
 impl HoldKind {
@@ -60,6 +62,7 @@ impl HoldKind {
             HoldKind::MissingLimits => "missing_limits",
             HoldKind::NotJudged => "not_judged",
             HoldKind::BadLimits => "bad_limits",
+            HoldKind::SuppressionsIncomplete => "suppressions_incomplete",
         }
     }
 }
@@ -91,9 +94,24 @@ pub struct Hold {
     pub version: Option<u64>,
     /// When the limits went stale, or are good until.
     pub valid_until: Option<Timestamp>,
+    /// Where no limit is the cause: why, in a sentence.
+    pub cause: Option<Arc<str>>,
 }
 
 impl Hold {
+    /// The list of suppressions cannot be relied on, and `cause` says why. Looked at again at `until`.
+    pub fn suppressions_incomplete(cause: Arc<str>, until: Timestamp) -> Self {
+        Self {
+            kind: HoldKind::SuppressionsIncomplete,
+            rule: None,
+            used: 0,
+            until: Some(until),
+            version: None,
+            valid_until: None,
+            cause: Some(cause),
+        }
+    }
+
     fn of(kind: HoldKind, rule: Option<&Arc<Rule>>, limits: &QuotaSnapshot) -> Self {
         Self {
             kind,
@@ -102,6 +120,7 @@ impl Hold {
             until: None,
             version: limits.version,
             valid_until: rule.map(|rule| rule.valid_until).or(limits.valid_until),
+            cause: None,
         }
     }
 
@@ -110,6 +129,9 @@ impl Hold {
         let Scope { stream, sending_domain: domain, .. } = scope;
         let version = self.version.unwrap_or(0);
         let good_until = self.valid_until.map(minute).unwrap_or_default();
+        if let Some(cause) = &self.cause {
+            return format!("suppressions incomplete: {stream} mail waits — {cause}");
+        }
         match (self.kind, &self.rule) {
             (HoldKind::Quota | HoldKind::Warmup | HoldKind::ComplaintPacing, Some(rule)) => format!(
                 "{}: {} has used {} of {} messages to {} {}; the next window opens {} — {}",

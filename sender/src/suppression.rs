@@ -1,6 +1,8 @@
 //! Whom not to write to. The truth is the control store; here is its copy in memory, asked before each attempt, and
 //! which events call for a suppression.
 
+use std::sync::Arc;
+
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 pub use sendlake_control::suppression::{Reach, Reason};
@@ -31,6 +33,12 @@ pub struct Suppressed {
 pub trait Suppressions: Send + Sync {
     /// The widest suppression that keeps this tenant's mail of this stream from the recipient.
     fn find(&self, tenant: &TenantId, stream: Stream, recipient: &Address) -> Option<Suppressed>;
+
+    /// Why the list cannot be relied on, in a sentence, where entries of it are missing: then marketing and cold mail
+    /// waits, whoever it is for.
+    fn incomplete(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// Suppresses nobody: for tests, and for tools without a control store.
@@ -60,10 +68,16 @@ pub struct Wish {
     pub message_id: Option<String>,
     #[serde(default)]
     pub note: Option<String>,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+    /// The mailbox was full: counted, and suppressed for a time once there were enough.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_counted: bool,
 }
 
-/// What an event calls for. A block says nothing of the recipient and a full mailbox may be emptied: neither
-/// suppresses. Nor does what became of mail that another sender sent: that is an operator's decision.
+/// What an event calls for. A block says nothing of the recipient and never suppresses; a full mailbox may be emptied,
+/// so it is counted first. What became of mail that another sender sent calls for nothing: that is an operator's decision.
 pub fn wish_of(event: &Event) -> Option<Wish> {
     if is_elsewhere(event) { None } else { called_for(event) }
 }
@@ -85,6 +99,7 @@ fn called_for(event: &Event) -> Option<Wish> {
         }
         EventType::Unsubscribed => (Reach::Bulk, Reason::Unsubscribe),
         EventType::Complained => (Reach::Bulk, Reason::Complaint),
+        _ if is_full(event) => (Reach::Tenant, Reason::FullMailbox),
         EventType::Bounced | EventType::BouncedAsync if is_gone(event) => (Reach::Tenant, Reason::HardBounce),
         _ => return None,
     };
@@ -99,7 +114,17 @@ fn called_for(event: &Event) -> Option<Wish> {
         actor: "feedback".into(),
         message_id: event.message_id.clone(),
         note: None,
+        expires_at: None,
+        is_counted: reason == Reason::FullMailbox,
     })
+}
+
+/// The mailbox takes no more, by the words of the bounce rules: told in a session, by a DSN, or to a message that was
+/// tried until its lifetime was over.
+fn is_full(event: &Event) -> bool {
+    use EventType::{Bounced, BouncedAsync, Deferred, Expired};
+    matches!(event.event_type, Deferred | Bounced | BouncedAsync | Expired)
+        && event.bounce_reason.as_deref() == Some("mailbox_full")
 }
 
 /// The mailbox does not exist, by the words of the bounce rules (`sql/rules/`).
@@ -164,6 +189,20 @@ mod tests {
         assert_eq!((wish.reason, wish.actor.as_str()), (Reason::Complaint, "elsewhere:ses"));
         event.ip_pool = Some("marketing".into());
         assert_eq!(wish_of_elsewhere(&event), None, "mail of our own has its own way");
+    }
+
+    #[test]
+    fn a_full_mailbox_is_counted_however_it_is_told() {
+        use EventType::{Bounced, BouncedAsync, Deferred, Delivered, Expired};
+        for event_type in [Deferred, Bounced, BouncedAsync, Expired, Delivered] {
+            let mut event = event(event_type, "transactional");
+            event.bounce_category = Some("bad_mailbox".into());
+            event.bounce_class = Some("hard".into()); // whatever class a rule gives it
+            event.bounce_reason = Some("mailbox_full".into());
+            let wish = wish_of(&event);
+            assert_eq!(wish.is_some(), event_type != Delivered, "{event_type:?}");
+            assert!(wish.is_none_or(|wish| wish.is_counted && wish.reason == Reason::FullMailbox));
+        }
     }
 
     #[test]

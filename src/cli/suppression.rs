@@ -1,16 +1,20 @@
 //! `sendlake suppression …`: whom not to write to.
 
+mod list;
+
 use axum::body::Body;
 use clap::Subcommand;
+use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
-use sendlake_control::suppression::{Reach, Reason, SuppressionFilter};
+use sendlake_control::suppression::{Reach, Reason, Suppression, SuppressionFilter};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::control::actor;
-use super::{CommandResult, Failure, FormatArg, rows, tenant_id};
+use super::{CommandResult, Failure, FormatArg, instant, rows, tenant_id};
 use crate::config::Config;
 use crate::node::{AddSuppression, Answer, OPERATOR_HEADER, RemoveSuppression, call_local};
+use crate::suppressions::exchange;
 use crate::{stores, system};
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +35,9 @@ pub(crate) enum SuppressionCommand {
         /// In words, for whoever asks later.
         #[arg(long)]
         note: Option<String>,
+        /// When it ends by itself, as 2026-11-22T09:30:00Z.
+        #[arg(long, value_parser = instant)]
+        until: Option<Timestamp>,
     },
     /// Let mail go to an address again.
     Rm {
@@ -47,6 +54,23 @@ pub(crate) enum SuppressionCommand {
         #[arg(long)]
         note: Option<String>,
     },
+    /// Tell why an address is not written to: who, why, how far, since, until, and by which event.
+    Show {
+        address: String,
+        /// Only this tenant's and the installation's.
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Put a file's addresses on the list: ours, or one that another sender gives out.
+    Import(list::ImportArgs),
+    /// Write the list as a file, for us or for another sender.
+    Export(list::ExportArgs),
+    /// Say whether the list is complete: what it adds up to, here and in the lake.
+    Status,
+    /// Put the list together again from its events in the lake.
+    Rebuild(list::RebuildArgs),
     /// List suppressions, the newest first. Global ones have the tenant `platform`.
     Ls {
         /// Only this address.
@@ -72,18 +96,43 @@ struct Row {
     reach: Reach,
     reason: Reason,
     since: String,
+    until: Option<String>,
     actor: String,
     note: Option<String>,
+    event_id: String,
 }
 
-const COLUMNS: [&str; 7] = ["tenant_id", "address", "reach", "reason", "since", "actor", "note"];
+const COLUMNS: [&str; 8] = ["tenant_id", "address", "reach", "reason", "since", "until", "actor", "note"];
+
+impl Row {
+    fn of(row: Suppression) -> Self {
+        Self {
+            tenant_id: row.tenant_id.to_string(),
+            address: row.address,
+            reach: row.reach,
+            reason: row.reason,
+            since: row.since.to_string(),
+            until: row.expires_at.map(|at| at.to_string()),
+            actor: row.actor,
+            note: row.note,
+            event_id: row.event_id.to_string(),
+        }
+    }
+}
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn run(config: &Config, command: SuppressionCommand) -> CommandResult {
     match command {
-        SuppressionCommand::Add { address, tenant, reach, reason, note } => {
-            let reach = reach.unwrap_or_else(|| reach_of(reason));
-            let wanted = AddSuppression { tenant_id: tenant, address: address.clone(), reach, reason, note };
+        SuppressionCommand::Add { address, tenant, reach, reason, note, until } => {
+            let reach = reach.unwrap_or_else(|| exchange::reach_of(reason));
+            let wanted = AddSuppression {
+                tenant_id: tenant,
+                address: address.clone(),
+                reach,
+                reason,
+                note,
+                expires_at: until,
+            };
             let answer = ask(config, "/local/suppressions/add", &wanted).await?;
             if answer.get("added").and_then(Value::as_bool) == Some(true) {
                 println!("{address} is suppressed: reach {reach}, reason {reason}");
@@ -100,35 +149,41 @@ pub(crate) async fn run(config: &Config, command: SuppressionCommand) -> Command
                 lifted => println!("{address}: {lifted} suppressions lifted"),
             }
         }
+        SuppressionCommand::Import(args) => list::import(config, args).await?,
+        SuppressionCommand::Export(args) => list::export(config, args).await?,
+        SuppressionCommand::Status => list::status(config).await?,
+        SuppressionCommand::Rebuild(args) => list::rebuild(config, args).await?,
+        SuppressionCommand::Show { address, tenant, format } => {
+            let control = stores::read_control(config, &system::ids()).await?;
+            let filter = SuppressionFilter { address: Some(address.clone()), ..SuppressionFilter::default() };
+            let found = control.suppressions(&filter).await.map_err(anyhow::Error::from)?;
+            let concerns = |row: &Suppression| {
+                tenant.as_ref().is_none_or(|tenant| *tenant == row.tenant_id || row.reach == Reach::Global)
+            };
+            let found: Vec<Row> = found.into_iter().filter(concerns).map(Row::of).collect();
+            if found.is_empty() {
+                return Err(Failure::Missing(format!("{address} is not on this list")));
+            }
+            const SHOWN: [&str; 8] =
+                ["tenant_id", "reach", "reason", "since", "until", "actor", "event_id", "note"];
+            rows::print(&found, &SHOWN, format.format)?;
+        }
         SuppressionCommand::Ls { address, tenant, reason, reach, limit, format } => {
             let control = stores::read_control(config, &system::ids()).await?;
-            let filter = SuppressionFilter { tenant_id: tenant, address, reason, reach, limit };
+            let filter = SuppressionFilter {
+                tenant_id: tenant,
+                address,
+                reason,
+                reach,
+                limit,
+                ..SuppressionFilter::default()
+            };
             let found = control.suppressions(&filter).await.map_err(anyhow::Error::from)?;
-            let found: Vec<Row> = found
-                .into_iter()
-                .map(|row| Row {
-                    tenant_id: row.tenant_id.to_string(),
-                    address: row.address,
-                    reach: row.reach,
-                    reason: row.reason,
-                    since: row.since.to_string(),
-                    actor: row.actor,
-                    note: row.note,
-                })
-                .collect();
+            let found: Vec<Row> = found.into_iter().map(Row::of).collect();
             rows::print(&found, &COLUMNS, format.format)?;
         }
     }
     Ok(())
-}
-
-/// How far a reason reaches, where nothing else is said.
-fn reach_of(reason: Reason) -> Reach {
-    match reason {
-        Reason::Unsubscribe | Reason::ColdOptOut | Reason::Complaint => Reach::Bulk,
-        Reason::HardBounce | Reason::FullMailbox | Reason::Manual => Reach::Tenant,
-        Reason::Legal => Reach::Global,
-    }
 }
 
 async fn ask(config: &Config, path: &str, wanted: &impl Serialize) -> Result<Value, Failure> {

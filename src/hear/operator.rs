@@ -1,15 +1,14 @@
 //! Suppressions that an operator adds or lifts: the same way into force as those that events call for, and each
-//! change an event.
+//! change an event, told by [`super::wishes`].
 
 use sendlake_control::id::TenantId;
-use sendlake_control::suppression::{Reach, SuppressionFilter};
-use sendlake_ingest::event::{Event, EventType};
+use sendlake_control::suppression::{NewSuppression, Reach, Suppress, Suppression, SuppressionFilter};
 use sendlake_sender::address::Address;
 use sendlake_sender::suppression::Wish;
-use serde_json::json;
 
 use super::{Hearing, Unavailable};
-use crate::node::{AddSuppression, Refusal, RemoveSuppression};
+use crate::node::{AddSuppression, ImportSuppressions, Imported, Refusal, RemoveSuppression};
+use crate::suppressions::exchange::Entry;
 
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
     Refusal::Unavailable(Unavailable(error.to_string()))
@@ -38,7 +37,10 @@ impl Hearing {
                 ..SuppressionFilter::default()
             })
             .await?;
-        if known.iter().any(|known| known.reach >= wanted.reach) {
+        let lasts = |known: &Suppression| {
+            known.expires_at.is_none_or(|end| wanted.expires_at.is_some_and(|wanted| end >= wanted))
+        };
+        if known.iter().any(|known| known.reach >= wanted.reach && lasts(known)) {
             return Ok(false);
         }
         let wish = Wish {
@@ -51,6 +53,8 @@ impl Hearing {
             actor: actor.to_owned(),
             message_id: None,
             note: wanted.note,
+            expires_at: wanted.expires_at,
+            is_counted: false,
         };
         self.spool.wish(&wish).await.map_err(|error| failed(&error))?;
         self.wishes.drain().await.map_err(|error| failed(&error))?;
@@ -74,28 +78,46 @@ impl Hearing {
             )
             .await?;
         self.suppressions.refresh(&self.control).await?;
-        let events: Vec<Event> = lifted
-            .iter()
-            .map(|lifted| {
-                let mut event = Event::new(
-                    self.ids.uuid(),
-                    EventType::SuppressionRemoved,
-                    self.ids.now(),
-                    tenant_id.clone(),
-                );
-                event.recipient = Some(address.to_string());
-                event.recipient_domain = Some(address.domain().to_owned());
-                event.detail = Some(
-                    json!({
-                        "reach": lifted.reach, "reason": lifted.reason, "since": lifted.since.to_string(),
-                        "by": actor, "note": wanted.note,
-                    })
-                    .to_string(),
-                );
-                event
-            })
-            .collect();
-        self.spool.log(&events).await.map_err(|error| failed(&error))?;
+        self.wishes.tell_changes().await.map_err(|error| failed(&error))?;
         Ok(lifted.len())
+    }
+
+    /// Puts entries of a file on the list, all in one transaction, and tells each; `dry` for what would become of them.
+    pub async fn import(&self, actor: &str, wanted: ImportSuppressions) -> Result<Imported, Refusal> {
+        let (import, now) = (self.ids.uuid(), self.ids.now());
+        let new = |entry: Entry| {
+            let new = NewSuppression {
+                tenant_id: wanted.tenant_id.clone(),
+                address: entry.address,
+                reach: entry.reach,
+                reason: entry.reason,
+                // nobody was suppressed tomorrow
+                since: entry.since.unwrap_or(now).min(now),
+                expires_at: entry.until,
+                event_id: entry.event_id.unwrap_or(import),
+                message_id: None,
+                note: entry.note,
+            };
+            (entry.actor.unwrap_or_else(|| actor.to_owned()), new)
+        };
+        let entries: Vec<_> = wanted.entries.into_iter().map(new).collect();
+        let answers = if wanted.dry {
+            self.control.suppress_none(&entries).await?
+        } else {
+            self.control.suppress_all(&entries).await?
+        };
+        if !wanted.dry {
+            self.suppressions.refresh(&self.control).await?;
+            self.wishes.tell_changes().await.map_err(|error| failed(&error))?;
+        }
+        let mut done = Imported::default();
+        for (place, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Ok(Suppress::Added) => done.added += 1,
+                Ok(Suppress::Known { .. }) => done.known += 1,
+                Err(error) => done.refused.push((place, error.to_string())),
+            }
+        }
+        Ok(done)
     }
 }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use sendlake_control::ControlError;
+use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_control::suppression::{Reach, Reason};
 use sendlake_ingest::inbound::tls::Certificate;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::hear::{Heard, Hearing, Unavailable};
+use crate::suppressions::exchange::Entry;
 
 /// Takes reports by SMTP until `shutdown`. Returns where.
 pub(super) async fn listen(
@@ -89,6 +91,7 @@ pub(super) fn routes(hearing: Arc<Hearing>) -> Router {
     Router::new()
         .route("/local/suppressions/add", post(add))
         .route("/local/suppressions/rm", post(remove))
+        .route("/local/suppressions/import", post(import).layer(DefaultBodyLimit::max(FILE_BYTES_MAX)))
         .route("/local/ingest", post(ingest).layer(DefaultBodyLimit::max(FILE_BYTES_MAX)))
         .with_state(hearing)
 }
@@ -104,6 +107,9 @@ pub struct AddSuppression {
     pub reason: Reason,
     #[serde(default)]
     pub note: Option<String>,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A suppression that is lifted.
@@ -118,6 +124,35 @@ pub struct RemoveSuppression {
     pub reason: Option<Reason>,
     #[serde(default)]
     pub note: Option<String>,
+}
+
+/// Entries of a file, some at a time.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportSuppressions {
+    /// Whose mail; of no account for global entries.
+    pub tenant_id: TenantId,
+    /// Change nothing.
+    pub dry: bool,
+    pub entries: Vec<Entry>,
+}
+
+/// What became of them.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Imported {
+    pub added: u64,
+    /// On the list already, for this reason and as widely.
+    pub known: u64,
+    /// By their places among the entries, each with why.
+    pub refused: Vec<(usize, String)>,
+}
+
+async fn import(
+    State(hearing): State<Arc<Hearing>>,
+    Extension(caller): Extension<Caller>,
+    Json(wanted): Json<ImportSuppressions>,
+) -> Result<Json<Imported>, Refusal> {
+    Ok(Json(hearing.import(&caller.key_id, wanted).await?))
 }
 
 async fn add(

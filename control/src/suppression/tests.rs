@@ -1,6 +1,7 @@
 //! The list as its users see it: idempotent, wide wins, wishes are lifted only with words, the log tells all.
 
 use super::*;
+use crate::store::ControlStore;
 use crate::store::tests::{START, acme, open_temporary, reopen};
 
 fn bolt() -> TenantId {
@@ -14,6 +15,8 @@ fn new(address: &str, reach: Reach, reason: Reason, event: u128) -> NewSuppressi
         reach,
         reason,
         since: START,
+        expires_at: None,
+        message_id: None,
         event_id: Uuid::from_u128(event),
         note: None,
     }

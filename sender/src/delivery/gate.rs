@@ -19,10 +19,14 @@ use crate::spool::held::HeldLane;
 use crate::spool::read::Due;
 use crate::spool::work::{Decided, Fate};
 use crate::spool::{Held, QueueEntry};
+use crate::stream::Stream;
 use crate::suppression::{Suppressed, Suppressions};
 
 /// No batch starts on a look at the limits that is older than this.
 const LOOK_MAX_AGE_MS: i64 = 1_000;
+
+/// Mail that waits for a complete list of suppressions is looked at again after this.
+const INCOMPLETE_LOOK_S: i64 = 5;
 
 pub(super) struct Gate {
     limits: Arc<dyn Limits>,
@@ -94,9 +98,15 @@ impl Gate {
         self.suppressions.find(&entry.tenant_id, entry.stream, &entry.recipient)
     }
 
+    /// Why marketing and cold mail waits, whoever it is for.
+    fn incomplete(&self, entry: &QueueEntry, now: Timestamp) -> Option<Hold> {
+        let cause = self.suppressions.incomplete().filter(|_| entry.stream != Stream::Transactional)?;
+        Some(Hold::suppressions_incomplete(cause, now.plus_secs(INCOMPLETE_LOOK_S)))
+    }
+
     /// Decides over a message that is due. Without a `provider` no host takes its mail: it fails without an
     /// attempt that any limit counts.
-    pub fn judge(&self, due: Due, provider: Option<&str>, now: Timestamp) -> Decided {
+    pub fn judge(&self, mut due: Due, provider: Option<&str>, now: Timestamp) -> Decided {
         if let Some(suppressed) = self.suppressed(&due.entry) {
             return self.end_suppressed(due, &suppressed, now);
         }
@@ -104,6 +114,10 @@ impl Gate {
             return Decided { due, fate: Fate::Send, count: None, uncount: None, event: None };
         };
         let scope = self.scope(&due.entry, provider);
+        if let Some(hold) = self.incomplete(&due.entry, now) {
+            let uncount = self.uncounted(&mut due.entry);
+            return self.hold(due, scope, &hold, uncount, now);
+        }
         self.weigh(due, scope, now)
     }
 
@@ -153,13 +167,18 @@ impl Gate {
         if now >= expires_at {
             return Ok(self.end_expired(due, now));
         }
+        let told = due.entry.held.as_ref().map(|held| held.kind.as_str());
+        if let Some(hold) = self.incomplete(&due.entry, now) {
+            let until = hold.until.unwrap_or(expires_at).min(expires_at);
+            let is_news = told != Some(hold.kind.as_str());
+            return Err(Box::new(Stay { until, news: is_news.then_some(hold) }));
+        }
         let mut book = self.book.lock();
         let Book { limits, ledger } = &mut *book;
         let first_attempt = !lane.retries;
         if let Verdict::Held(hold) = decide(&lane.scope, first_attempt, None, limits, ledger.counters(), now)
         {
             // that the table is stale or missing besides is no news for who waits for something else
-            let told = due.entry.held.as_ref().map(|held| held.kind.as_str());
             let is_news = hold.kind.is_of_identity() && told != Some(hold.kind.as_str());
             return Err(Box::new(Stay {
                 until: hold.until.unwrap_or(expires_at).min(expires_at),

@@ -15,6 +15,9 @@ use crate::suppression::{Wish, wish_of_elsewhere};
 /// How long it is remembered that an event was logged: longer than tokens of reports are good for.
 pub const SEEN_DAYS: i64 = 120;
 
+/// Where the id of the last event is kept that was handed over.
+const HANDED_OVER: &str = "handed_over";
+
 impl Spool {
     /// Logs each event unless one was logged under its key before; the key is remembered in the same transaction.
     /// Returns, in order, which ones were new. Keys stand in clear: put no address in them.
@@ -113,31 +116,38 @@ impl Spool {
         self.writer.write(move |tables| tables.wish(&sealed), |()| ()).await
     }
 
-    /// Wishes are in force, or nothing is left of them: forgets each and logs the event that tells so, together.
-    /// Nothing is logged for a wish that is gone already.
-    pub async fn settle_wishes(&self, settled: Vec<(Uuid, Option<Event>)>) -> Result<(), SpoolError> {
-        let settled = settled
-            .into_iter()
-            .map(|(event_id, told)| {
-                Ok((event_id, told.map(|event| encode_event(self.sealer.as_ref(), &event)).transpose()?))
-            })
-            .collect::<Result<Vec<_>, SpoolError>>()?;
+    /// Wishes are in force, or nothing is left of them: forgets each.
+    pub async fn settle_wishes(&self, settled: Vec<Uuid>) -> Result<(), SpoolError> {
         self.writer
             .write(
                 move |tables| {
-                    for (event_id, told) in &settled {
-                        let was_there = tables.wishes.remove(event_id.as_bytes().as_slice())?.is_some();
-                        if let Some(told) = told
-                            && was_there
-                        {
-                            tables.log(told)?;
-                        }
+                    for event_id in &settled {
+                        tables.wishes.remove(event_id.as_bytes().as_slice())?;
                     }
                     Ok(())
                 },
                 |()| (),
             )
             .await
+    }
+
+    /// Logs events that another store hands over in order, and hands over again after a crash until it knows that they
+    /// are here: when the last one logged this way is among them, only those after it.
+    pub async fn log_handed_over(&self, events: &[Event]) -> Result<(), SpoolError> {
+        let mut sealed = Vec::with_capacity(events.len());
+        for event in events {
+            sealed.push((event.event_id, encode_event(self.sealer.as_ref(), event)?));
+        }
+        let log = move |tables: &mut Tables<'_>| {
+            let last = tables.meta(HANDED_OVER)?.and_then(|id| Uuid::from_slice(&id).ok());
+            let known = sealed.iter().position(|(id, _)| Some(*id) == last).map_or(0, |place| place + 1);
+            for (event_id, event) in sealed.iter().skip(known) {
+                tables.log(event)?;
+                tables.set_meta(HANDED_OVER, event_id.as_bytes())?;
+            }
+            Ok(())
+        };
+        self.writer.write(log, |()| ()).await
     }
 
     /// Resolves after new wishes have become durable.

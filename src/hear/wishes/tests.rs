@@ -52,7 +52,7 @@ async fn a_wish_comes_into_force_after_a_kill_at_any_point_and_is_told_once() {
     let node = Node::open(config(&dir), system::ids()).await.unwrap();
     assert!(!is_left_alone(&node, Stream::Marketing));
     let wish = wish_of(&event).unwrap();
-    wishes(&node).grant(&wish).await.unwrap();
+    wishes(&node).grant(&[wish]).await.unwrap();
     drop(node); // killed between the control store and the spool
 
     let node = Node::open(config(&dir), system::ids()).await.unwrap();
@@ -71,4 +71,52 @@ async fn a_wish_comes_into_force_after_a_kill_at_any_point_and_is_told_once() {
     let found = node.control.suppressions(&SuppressionFilter::default()).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].reason, found[0].event_id), (Reason::Complaint, event.event_id));
+}
+
+#[tokio::test]
+async fn a_mailbox_that_was_full_on_three_days_is_left_alone_for_a_time_and_both_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(config(&dir), system::ids()).await.unwrap();
+    node.control.create_tenant("cli", &acme(), "Acme").await.unwrap();
+    let full = |days_ago: i64, event_type| {
+        let at = node.ids.now().plus_secs(-days_ago * 86_400);
+        let mut event = Event::new(node.ids.uuid(), event_type, at, acme());
+        event.recipient = Some("ann@a.test".into());
+        event.message_id = Some(node.ids.uuid().to_string());
+        event.stream = Some("marketing".into());
+        event.bounce_category = Some("bad_mailbox".into());
+        event.bounce_class = Some("soft".into());
+        event.bounce_reason = Some("mailbox_full".into());
+        event
+    };
+    let (live, late) = (EventType::Deferred, EventType::BouncedAsync);
+    for (days_ago, event_type, left_alone) in [(20, live, false), (9, late, false), (1, live, true)] {
+        let event = full(days_ago, event_type);
+        // tried twice in the same hour: one message
+        node.spool.log(&[event.clone(), Event { event_id: node.ids.uuid(), ..event }]).await.unwrap();
+        wishes(&node).drain().await.unwrap();
+        assert_eq!(is_left_alone(&node, Stream::Transactional), left_alone, "{days_ago} days ago");
+    }
+    assert_eq!(added(&node), 1);
+    wishes(&node).end_what_is_over().await.unwrap();
+    assert!(is_left_alone(&node, Stream::Marketing), "for thirty days from the last");
+
+    // one whose time is over already
+    let wish = |event: &Event| Wish { recipient: "bob@a.test".into(), ..wish_of(event).unwrap() };
+    for days_ago in [80, 70, 60] {
+        wishes(&node).grant(&[wish(&full(days_ago, live))]).await.unwrap();
+    }
+    wishes(&node).end_what_is_over().await.unwrap();
+    let events = node.spool.reader().events(0, 100).unwrap();
+    let told: Vec<_> = events
+        .iter()
+        .filter(|row| row.event.recipient.as_deref() == Some("bob@a.test"))
+        .map(|row| (row.event.event_type, row.event.detail.clone().unwrap()))
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].0 == EventType::SuppressionAdded && told[0].1.contains("\"until\""), "{told:?}");
+    assert!(
+        told[1].0 == EventType::SuppressionRemoved && told[1].1.contains("\"by\":\"expiry\""),
+        "{told:?}"
+    );
 }

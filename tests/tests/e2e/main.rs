@@ -32,6 +32,7 @@ mod rollups;
 mod sql;
 mod start;
 mod storage;
+mod suppression;
 mod torture;
 mod verifying;
 

@@ -48,13 +48,24 @@ async fn the_wish_of_an_event_is_there_after_a_crash_and_is_settled_once() {
     assert_eq!(wishes.len(), 1);
     assert_eq!((wishes[0].event_id, wishes[0].reach), (event.event_id, Reach::Bulk));
     assert_eq!((wishes[0].reason, wishes[0].recipient.as_str()), (Reason::Complaint, "ann@x.test"));
-    let told =
-        Event::new(fixture.ids.uuid(), EventType::SuppressionAdded, event.occurred_at, event.tenant_id);
     for _ in 0..2 {
-        spool.settle_wishes(vec![(wishes[0].event_id, Some(told.clone()))]).await.unwrap();
+        spool.settle_wishes(vec![wishes[0].event_id]).await.unwrap();
     }
     assert!(spool.reader().wishes(10).unwrap().is_empty());
-    assert_eq!(kinds(&spool), [EventType::Complained, EventType::SuppressionAdded]);
+    assert_eq!(kinds(&spool), [EventType::Complained]);
+}
+
+#[tokio::test]
+async fn events_that_are_handed_over_again_after_a_crash_are_logged_once() {
+    let fixture = Fixture::new();
+    let events: Vec<Event> = (0..5).map(|_| complaint(&fixture)).collect();
+    for handed in [&events[..2], &events[..2], &events[..4], &events[3..], &events[4..]] {
+        fixture.open().log_handed_over(handed).await.unwrap();
+    }
+    let spool = fixture.open();
+    let logged: Vec<Uuid> =
+        spool.reader().events(0, 99).unwrap().iter().map(|row| row.event.event_id).collect();
+    assert_eq!(logged, events.iter().map(|event| event.event_id).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -70,7 +81,7 @@ async fn a_bounce_of_a_live_session_brings_its_wish_with_the_outcome() {
     spool.complete(entry, Outcome::Terminal, &[event]).unwrap().await.unwrap();
     let wishes = spool.reader().wishes(10).unwrap();
     assert_eq!((wishes.len(), wishes[0].reach), (1, Reach::Tenant));
-    spool.settle_wishes(vec![(Uuid::nil(), None)]).await.unwrap();
+    spool.settle_wishes(vec![Uuid::nil()]).await.unwrap();
     assert_eq!(spool.reader().wishes(10).unwrap().len(), 1, "another wish's id settles nothing");
 }
 

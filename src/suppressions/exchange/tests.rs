@@ -1,0 +1,195 @@
+//! Files of each vendor, by the forms of their documentation, and files that are wrong.
+
+use super::*;
+
+fn entries(text: &str) -> (ListFormat, Vec<(Place, Read1)>) {
+    entries_as(text, None, None)
+}
+
+fn entries_as(
+    text: &str,
+    format: Option<ListFormat>,
+    reason: Option<Reason>,
+) -> (ListFormat, Vec<(Place, Read1)>) {
+    let mut found = Vec::new();
+    let format = read(text.as_bytes(), format, reason, &mut |place, one| {
+        found.push((place, one));
+        true
+    });
+    (format.unwrap_or_else(|error| panic!("{error}: {text}")), found)
+}
+
+/// Address, reason, reach and the second of each good record.
+fn said(text: &str) -> (ListFormat, Vec<(String, Reason, Reach, i64)>) {
+    let (format, found) = entries(text);
+    let good = found.into_iter().map(|(place, one)| match one {
+        Read1::Entry(entry) => {
+            (entry.address, entry.reason, entry.reach, entry.since.map_or(0, Timestamp::as_secs))
+        }
+        other => panic!("{place}: {other:?}"),
+    });
+    (format, good.collect())
+}
+
+#[track_caller]
+fn one(text: &str, format: ListFormat, reason: Reason, reach: Reach, since: i64) {
+    assert_eq!(said(text), (format, vec![("ann@a.test".to_owned(), reason, reach, since)]), "{text}");
+}
+
+const AT: i64 = 1_575_986_313; // 2019-12-10T13:58:33Z
+
+#[test]
+fn each_vendors_files_are_known_by_their_fields() {
+    use ListFormat::*;
+    use Reason::*;
+    let (bulk, all) = (Reach::Bulk, Reach::Tenant);
+    one("address,reason,reach\nann@a.test,complaint,bulk\n", Csv, Complaint, bulk, 0);
+    one("ann@a.test\n", Csv, Manual, all, 0);
+    one("ann@a.test,hard_bounce\r\n", Csv, HardBounce, all, 0);
+    one("{\"address\":\"ann@a.test\",\"reason\":\"cold_opt_out\"}\n", Ndjson, ColdOptOut, bulk, 0);
+    one("ann@a.test,BOUNCE\n", Ses, HardBounce, all, 0);
+    one("{\"emailAddress\":\"ann@a.test\",\"reason\":\"COMPLAINT\"}", Ses, Complaint, bulk, 0);
+    one(
+        "{\"SuppressedDestinationSummaries\": [\n {\"EmailAddress\": \"ann@a.test\", \"Reason\": \"BOUNCE\",\n  \
+         \"LastUpdateTime\": \"2019-12-10T08:58:33-05:00\"}], \"NextToken\": \"x\"}",
+        Ses,
+        HardBounce,
+        all,
+        AT,
+    );
+    one(
+        "status,reason,email,created\n5.1.1,550 no such user,ann@a.test,1575986313\n",
+        Sendgrid,
+        HardBounce,
+        all,
+        AT,
+    );
+    one(
+        "[{\"created\":1575986313,\"email\":\"ann@a.test\",\"ip\":\"192.0.2.1\"}]",
+        Sendgrid,
+        Complaint,
+        bulk,
+        AT,
+    );
+    one("email,created\nann@a.test,2019-12-10 13:58:33\n", Sendgrid, Unsubscribe, bulk, AT);
+    one("email\nann@a.test\n", Sendgrid, Unsubscribe, bulk, 0);
+    one(
+        "address,code,error,created_at\nann@a.test,550,\"No such, mailbox\",\"Tue, 10 Dec 2019 13:58:33 UTC\"\n",
+        Mailgun,
+        HardBounce,
+        all,
+        AT,
+    );
+    one(
+        "{\"items\":[{\"address\":\"ann@a.test\",\"tags\":[\"*\"],\"created_at\":\"Tue, 10 Dec 2019 13:58:33 GMT\"}],\
+         \"paging\":{\"next\":\"https://x\"}}",
+        Mailgun,
+        Unsubscribe,
+        bulk,
+        AT,
+    );
+    one("address,created_at\nann@a.test,2019-12-10T13:58:33Z\n", Mailgun, Complaint, bulk, AT);
+    let postmark = |reason: &str, origin: &str| {
+        format!(
+            "{{\"Suppressions\":[{{\"EmailAddress\":\"ann@a.test\",\"SuppressionReason\":\"{reason}\",\"Origin\":\"{origin}\",\
+             \"CreatedAt\":\"2019-12-10T08:58:33-05:00\"}}]}}"
+        )
+    };
+    one(&postmark("HardBounce", "Recipient"), Postmark, HardBounce, all, AT);
+    one(&postmark("SpamComplaint", "Recipient"), Postmark, Complaint, bulk, AT);
+    one(&postmark("ManualSuppression", "Recipient"), Postmark, Unsubscribe, bulk, AT);
+    one(&postmark("ManualSuppression", "Admin"), Postmark, Manual, all, AT);
+    one(
+        "recipient,transactional,non_transactional,description\nann@a.test,true,true,x\n",
+        Sparkpost,
+        Manual,
+        all,
+        0,
+    );
+    one(
+        "{\"results\":[{\"recipient\":\"ann@a.test\",\"type\":\"non_transactional\",\"source\":\"Spam Complaint\",\
+         \"description\":\"550\",\"created\":\"2019-12-10T13:58:33+00:00\",\"non_transactional\":true}],\"links\":[]}",
+        Sparkpost,
+        Complaint,
+        bulk,
+        AT,
+    );
+    one("recipient,type,source\nann@a.test,transactional,Bounce Rule\n", Sparkpost, HardBounce, all, 0);
+}
+
+#[test]
+fn what_is_wrong_is_told_by_its_line_and_the_rest_is_read() {
+    let text = "email,reason\nann@a.test,manual\n\nnobody,manual\n\"bob@a.test\",spam\ncarl@a.test,\n,manual\neve@a.test,legal\n";
+    let (_, found) = entries_as(text, Some(ListFormat::Csv), None);
+    let bad: Vec<String> = found
+        .iter()
+        .filter_map(|(place, one)| match one {
+            Read1::Bad(why) => Some(format!("{place}: {why}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(bad.len(), 3, "{bad:?}");
+    assert!(bad[0].starts_with("line 4: \"nobody\"") && bad[1].starts_with("line 5: \"spam\""), "{bad:?}");
+    assert!(bad[2].starts_with("line 7: it has no address"), "{bad:?}");
+    let (_, found) = entries_as("{\"address\":\"ann@a.test\"}\n[1]\nnot json\n", None, None);
+    assert!(matches!(found[1].1, Read1::Bad(_)) && found[2].0 == Place::Line(3), "{found:?}");
+    let (_, found) = entries("status,reason,email,created\n4.2.2,full,ann@a.test,1575986313\n");
+    assert!(matches!(&found[0].1, Read1::Skipped(why) if why.contains("status 4")), "{found:?}");
+    for (text, why) in [
+        ("", "empty"),
+        ("colour,shape\nred,round\n", "--format"),
+        ("{\"Suppressions\":[{\"EmailAddress\":\"ann@a.test\"},", "after entry"),
+    ] {
+        let error = read(text.as_bytes(), None, Some(Reason::Manual), &mut |_, _| true).unwrap_err();
+        assert!(error.to_string().contains(why), "{text}: {error}");
+    }
+    // a line without an end does not fill the memory
+    let long =
+        format!("{{\"address\":\"ann@a.test\"}}\n{}\n{{\"address\":\"bob@a.test\"}}\n", "x".repeat(1 << 20));
+    let (_, found) = entries(&long);
+    assert!(
+        matches!(&found[1].1, Read1::Bad(why) if why.contains("64 KiB")) && found.len() == 3,
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_is_written_comes_back_in_every_format() {
+    let at = Timestamp::from_secs(AT);
+    let list: Vec<Entry> = Reason::ALL
+        .iter()
+        .enumerate()
+        .map(|(number, reason)| Entry {
+            address: format!("p{number}@a.test"),
+            reason: *reason,
+            reach: reach_of(*reason),
+            since: Some(at),
+            until: (*reason == Reason::FullMailbox).then(|| at.plus_secs(60)),
+            note: Some("said \"no, thanks\"".into()),
+            actor: Some("cli:anna".into()),
+            event_id: Some(uuid::Uuid::from_u128(7)),
+        })
+        .collect();
+    use ListFormat::*;
+    for format in [Csv, Ndjson, Ses, Sendgrid, Mailgun, Postmark, Sparkpost] {
+        let mut text = Vec::new();
+        let mut writer = Writer::new(format, &mut text).unwrap();
+        list.iter().for_each(|entry| writer.entry(entry).unwrap());
+        assert_eq!(writer.end().unwrap().1, 7);
+        let text = String::from_utf8(text).unwrap();
+        let (found, back) = entries(&text);
+        assert_eq!((found, back.len()), (format, 7), "{text}");
+        for (entry, (place, read)) in list.iter().zip(back) {
+            let Read1::Entry(read) = read else { panic!("{format} {place}: {read:?} in {text}") };
+            if matches!(format, Csv | Ndjson) {
+                assert_eq!(&read, entry);
+            }
+            assert_eq!(read.address, entry.address);
+            let clear = matches!(entry.reason, Reason::HardBounce | Reason::Complaint);
+            assert!(!clear || read.reason == entry.reason, "{format}: {read:?}");
+            assert!(format == Ses || read.since == Some(at), "{format}: {read:?}");
+        }
+        let mut empty = Vec::new();
+        Writer::new(format, &mut empty).unwrap().end().unwrap();
+    }
+}
