@@ -8,6 +8,7 @@ pub mod address;
 pub mod compose;
 pub mod event;
 pub mod foreign;
+pub mod domain_report;
 pub mod inbound_data;
 pub mod reply;
 pub mod report;

@@ -1,0 +1,1 @@
+../../ingest/src/domain_report.rs
