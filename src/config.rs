@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{ConfigError, load};
@@ -76,8 +77,10 @@ section! {
 section! {
     Http {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8025)),
-        /// What recipients' unsubscribe links start with.
+        /// What recipients' unsubscribe links start with, and tracked links where a domain has no name of its own for them.
         public_url: String = "http://localhost:8025".into(),
+        /// Addresses and networks of proxies whose `X-Forwarded-For` is believed.
+        trusted_proxies: Vec<String> = vec!["127.0.0.0/8".into(), "::1/128".into()],
     }
 }
 
@@ -306,6 +309,13 @@ section! {
         tls: RouteTls = RouteTls::Opportunistic,
         /// What events call this provider; empty for the route's name.
         provider: String = String::new(),
+    }
+}
+
+impl Http {
+    /// A network as it stands in `trusted_proxies`; an address stands for itself.
+    pub fn network(text: &str) -> Option<IpNet> {
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
     }
 }
 

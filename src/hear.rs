@@ -6,6 +6,8 @@
 //! - [`elsewhere`]: other senders' events · `operator`: suppressions that an operator adds or lifts
 //! - [`inbound`]: mail by SMTP or from a file · [`one_click`]: the page behind List-Unsubscribe (RFC 8058)
 //! - [`quarantine`]: what cannot be read, or must not count · `retract`: a complaint that is taken back
+//! - `unsubscribe`: somebody leaves, however old the message
+//! - [`tracking`]: the pages behind tracked links · [`visits`]: opens and clicks on their way to events
 //!
 //! Nothing is guessed: a report without a valid token becomes an event without a message, and says why.
 
@@ -18,6 +20,9 @@ mod operator;
 pub mod quarantine;
 pub mod report;
 mod retract;
+pub mod tracking;
+mod unsubscribe;
+pub mod visits;
 pub mod wishes;
 
 use std::sync::Arc;
@@ -32,13 +37,9 @@ use sendlake_ingest::event::{Event, EventType};
 use sendlake_ingest::report::Report;
 use sendlake_ingest::writer::LakeHandle;
 use sendlake_query::QueryEngine;
-use sendlake_sender::address::Address;
 use sendlake_sender::spool::Spool;
-use sendlake_sender::stream::Stream;
-use sendlake_sender::suppression::Suppressions;
 use sendlake_sender::token::TokenKeys;
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -46,6 +47,7 @@ use uuid::Uuid;
 use self::claim::{Candidate, Claim};
 use self::delivery::{Deliveries, Delivery};
 use self::quarantine::Quarantine;
+pub use self::unsubscribe::Leave;
 use self::wishes::Wishes;
 use crate::identities::ControlIdentities;
 use crate::suppressions::ControlSuppressions;
@@ -195,7 +197,9 @@ impl Hearing {
         match (to, report) {
             // whatever it says: nothing but a wish to leave is sent to that address
             (Addressee::Unsubscribe { message_id, owner }, _) => {
-                self.unsubscribe(*message_id, Some(owner), "mailto", None).await
+                let whom = unsubscribe::whom_in(&self.tokens, *message_id, data);
+                let leave = Leave { whom, owner: Some(owner), ..Leave::new(*message_id, "mailto") };
+                self.unsubscribe(leave).await
             }
             (_, Report::Dsn(statuses)) => {
                 let Some(status) = report::first_failure(statuses) else {
@@ -264,39 +268,6 @@ impl Hearing {
                 "only feedback reports (RFC 5965) and delivery status notifications (RFC 3464) are read at this address",
             )),
         }
-    }
-
-    /// Takes somebody's leave of one message's sender. Durable, and in force in this process, when it returns; a
-    /// repeat changes nothing.
-    pub async fn unsubscribe(
-        &self,
-        message_id: Uuid,
-        owner: Option<&TenantId>,
-        how: &str,
-        user_agent: Option<&str>,
-    ) -> Result<Heard, Unavailable> {
-        // whatever its age: an unsubscribe is honoured as long as its message is known
-        let delivery = match self.attribute(&Claim::Message(message_id), owner).await? {
-            Ok(delivery) => delivery,
-            Err(Unattributed::Refused(why) | Unattributed::Unknown(why)) => return Ok(Heard::refused(why)),
-        };
-        let mut draft = report::Draft::new(EventType::Unsubscribed);
-        draft.detail = json!({ "by": how });
-        draft.user_agent = user_agent.map(|agent| agent.chars().take(200).collect());
-        let heard = self.record(&delivery, draft.clone(), "").await?;
-        if heard.outcome == "repeat" && !self.is_left_alone(&delivery) {
-            // somebody lifted the suppression since: this is a new wish
-            let again = self.ids.uuid().to_string();
-            return self.record(&delivery, draft, &again).await;
-        }
-        Ok(heard)
-    }
-
-    fn is_left_alone(&self, delivery: &Delivery) -> bool {
-        let recipient = delivery.recipient.as_deref().and_then(|recipient| Address::parse(recipient).ok());
-        recipient.is_none_or(|recipient| {
-            self.suppressions.find(&delivery.tenant_id, Stream::Marketing, &recipient).is_some()
-        })
     }
 
     /// The message that a mail is about: its envelope's, or what its content claims.

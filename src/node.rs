@@ -40,10 +40,13 @@ pub use self::local::{
     Answer, OPERATOR_HEADER, QueueSelection, call as call_local, call_running, is_running, notify,
 };
 pub use self::meeting::Expected;
+pub use self::parts::{public_host, resolver};
 pub use self::safekeeping::RebuildSuppressions;
 use crate::config::Config;
 use crate::erase::Eraser;
 use crate::hear::quarantine::Quarantine;
+use crate::hear::tracking::{self, Tracking};
+use crate::hear::visits::Visits;
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
 use crate::limits::TableLimits;
@@ -93,6 +96,7 @@ pub struct Node {
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
     pub hearing: Arc<Hearing>,
+    visits: Arc<Visits>,
     eraser: Arc<Eraser>,
     pub keeping: Arc<Keeping>,
 }
@@ -165,6 +169,13 @@ impl Node {
             &config.node.id,
             ids.clone(),
         ));
+        let visits = Arc::new(Visits::new(
+            spool.clone(),
+            control.clone(),
+            suppressions.clone(),
+            ids.clone(),
+            config.maintenance.retention_days,
+        ));
         let eraser = Arc::new(Eraser {
             control: control.clone(),
             spool: spool.clone(),
@@ -205,6 +216,7 @@ impl Node {
             sources,
             delivery_parts,
             hearing,
+            visits,
             eraser,
             keeping,
         })
@@ -244,7 +256,7 @@ impl Node {
         let authenticator = Arc::new(ControlAuthenticator(self.control.clone()));
         let pages = if roles.query { sendlake_query::http::problem_pages() } else { HttpRouter::new() };
         let pages = if roles.sender {
-            pages.merge(one_click::routes(self.hearing.clone())).merge(webhooks::routes(self.webhooks()))
+            pages.merge(self.pages_behind_links()).merge(webhooks::routes(self.webhooks()))
         } else {
             pages
         };
@@ -258,6 +270,18 @@ impl Node {
             certificates: Certificates::new(Arc::new(Https::default())),
             ids: self.ids.clone(),
         })
+    }
+
+    /// What people reach by links in their mail, without a key.
+    fn pages_behind_links(&self) -> HttpRouter {
+        let tracking = Tracking {
+            tokens: self.delivery_parts.tokens.clone(),
+            identities: self.identities.clone(),
+            visits: self.visits.clone(),
+            public_host: parts::public_host(&self.config),
+            trusted_proxies: parts::trusted_proxies(&self.config),
+        };
+        one_click::routes(self.hearing.clone()).merge(tracking::routes(Arc::new(tracking)))
     }
 
     /// What commands on this host may ask, without a key: whoever can open the data folder is its operator.
@@ -290,6 +314,7 @@ impl Node {
             .with_context(|| format!("cannot listen on http.listen = {}", self.config.http.listen))?;
         let http = listener.local_addr()?;
         let routes = self.public_routes(self.api(), roles);
+        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         let stop = shutdown.clone();
         tasks.spawn(async move {
             if let Err(error) =
@@ -337,6 +362,7 @@ impl Node {
             tasks.spawn(self.hearing.wishes.clone().run(shutdown.clone()));
             self.keeping.start().await;
             tasks.spawn(self.keeping.clone().run(handle.clone(), shutdown.clone()));
+            tasks.spawn(self.visits.clone().run(shutdown.clone()));
             lake = Some(handle);
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {

@@ -13,6 +13,7 @@
 //! - [`domain`]: sending domains, their DKIM keys, and what to publish in the DNS
 //! - [`feedback_loop`]: where complaints can be heard of
 //! - [`suppression`]: whom not to write to
+//! - [`tracking`]: whether opens and clicks are tracked by default, and under which names
 //! - [`erasure`]: a person out of all that, but for the wish not to be written to
 //! - [`webhook`]: where other senders push their events to
 //! - [`audit`]: what was changed, when and by whom
@@ -34,6 +35,7 @@ pub mod secret;
 pub mod store;
 pub mod suppression;
 pub mod tenant;
+pub mod tracking;
 pub mod webhook;
 
 pub use error::ControlError;

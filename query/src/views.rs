@@ -125,6 +125,7 @@ cases![
     review_decided,
     cold_counts,
     feedback_loops,
+    engagement,
     warmup_stages,
     rollups,
 ];

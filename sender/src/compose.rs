@@ -21,7 +21,7 @@ use sendlake_control::clock::{Entropy, Timestamp};
 use self::header::HeaderSection;
 use self::mailbox::Mailbox;
 use self::mime::Attachment;
-use crate::submission::Content;
+use crate::submission::{Content, Tracking};
 
 /// A message in parts, checked: no header name, value, address or file name holds CR, LF or NUL.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +72,7 @@ pub fn compose(draft: &Draft, date: Timestamp, entropy: &dyn Entropy) -> Content
         has_feedback_id: given("Feedback-ID"),
         has_list_unsubscribe: given("List-Unsubscribe"),
         needs_smtputf8,
+        tracking: Tracking::default(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The header fields made for one message at delivery: Message-ID, List-Unsubscribe and Feedback-ID. Date and
 //! all that recipients share were composed at acceptance.
 
+use sendlake_control::id::TenantId;
 use uuid::Uuid;
 
+use crate::link::{Facts, Whom};
 use crate::stream::Stream;
 use crate::submission::Content;
 use crate::token::{Purpose, TokenKeys};
@@ -12,7 +14,8 @@ use crate::token::{Purpose, TokenKeys};
 pub struct Personal<'a> {
     pub message_id: Uuid,
     pub stream: Stream,
-    pub tenant: &'a str,
+    pub tenant: &'a TenantId,
+    pub recipient: &'a str,
     pub campaign_id: Option<&'a str>,
     /// Right side of the Message-ID: the domain of `From:`, ASCII.
     pub header_from_domain: &'a str,
@@ -22,10 +25,13 @@ pub struct Personal<'a> {
     pub feedback_sender: &'a str,
 }
 
+/// What the subject of a mail to the unsubscribe mailbox starts with; the sealed address follows.
+pub const SUBJECT: &str = "unsubscribe.";
+
 /// Where unsubscribes are taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Unsubscribe<'a> {
-    /// `https://mail.example.com`; the path `/u/<token>` is added.
+    /// `https://mail.example.com`; the path `/u/<token>/<facts>` is added.
     pub base_url: &'a str,
     /// Domain of the unsubscribe mailbox `<token>@…`, ASCII.
     pub mailbox_domain: Option<&'a str>,
@@ -43,7 +49,7 @@ pub fn personal_headers(content: &Content, personal: &Personal<'_>, tokens: &Tok
         && personal.stream != Stream::Transactional
         && !content.has_list_unsubscribe
     {
-        push_unsubscribe(&mut headers, unsubscribe, &tokens.issue(Purpose::Unsubscribe, personal.message_id));
+        push_unsubscribe(&mut headers, unsubscribe, personal, tokens);
     }
     if !content.has_feedback_id {
         push_feedback_id(&mut headers, personal);
@@ -51,11 +57,25 @@ pub fn personal_headers(content: &Content, personal: &Personal<'_>, tokens: &Tok
     headers.into_bytes()
 }
 
-fn push_unsubscribe(headers: &mut String, unsubscribe: &Unsubscribe<'_>, token: &str) {
+/// Both ways to leave carry the sealed address beside the token: they have to work when the message is long gone
+/// from the lake.
+fn push_unsubscribe(
+    headers: &mut String,
+    unsubscribe: &Unsubscribe<'_>,
+    personal: &Personal<'_>,
+    tokens: &TokenKeys,
+) {
+    let token = tokens.issue(Purpose::Unsubscribe, personal.message_id);
+    let whom = Whom {
+        tenant_id: personal.tenant.clone(),
+        stream: personal.stream,
+        recipient: personal.recipient.to_owned(),
+    };
+    let sealed = Facts::Unsubscribe(whom).seal(tokens, personal.message_id);
     let base_url = unsubscribe.base_url.trim_end_matches('/');
-    headers.push_str(&format!("List-Unsubscribe: <{base_url}/u/{token}>"));
+    headers.push_str(&format!("List-Unsubscribe: <{base_url}/u/{token}/{sealed}>"));
     if let Some(domain) = unsubscribe.mailbox_domain {
-        headers.push_str(&format!(",\r\n <mailto:{token}@{domain}?subject=unsubscribe>"));
+        headers.push_str(&format!(",\r\n <mailto:{token}@{domain}?subject={SUBJECT}{sealed}>"));
     }
     headers.push_str("\r\n");
     // RFC 8058, section 3.1: the one-click promise needs an HTTPS URI.
@@ -68,7 +88,7 @@ fn push_unsubscribe(headers: &mut String, unsubscribe: &Unsubscribe<'_>, token: 
 /// three identifiers may be empty; the sender may not.
 fn push_feedback_id(headers: &mut String, personal: &Personal<'_>) {
     let campaign = identifier(personal.campaign_id.unwrap_or_default(), 40);
-    let tenant = identifier(personal.tenant, 63);
+    let tenant = identifier(personal.tenant.as_str(), 63);
     let mut sender = identifier(personal.feedback_sender, 15);
     while sender.len() < 5 {
         sender.push('_');
@@ -91,7 +111,10 @@ fn identifier(text: &str, chars_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::submission::Tracking;
 
     fn content() -> Content {
         Content {
@@ -102,14 +125,18 @@ mod tests {
             has_list_unsubscribe: false,
             needs_smtputf8: false,
             needs_8bitmime: false,
+            tracking: Tracking::default(),
         }
     }
+
+    static ACME: LazyLock<TenantId> = LazyLock::new(|| TenantId::new("acme").unwrap());
 
     fn personal() -> Personal<'static> {
         Personal {
             message_id: Uuid::from_u128(42),
             stream: Stream::Marketing,
-            tenant: "acme",
+            tenant: &ACME,
+            recipient: "ann@a.test",
             campaign_id: Some("spring"),
             header_from_domain: "news.example.com",
             unsubscribe: Some(Unsubscribe {
@@ -129,16 +156,26 @@ mod tests {
         let tokens = TokenKeys::new(1, [7; 32]);
         let id = tokens.issue(Purpose::MessageId, Uuid::from_u128(42));
         let leave = tokens.issue(Purpose::Unsubscribe, Uuid::from_u128(42));
+        let whom =
+            Whom { tenant_id: ACME.clone(), stream: Stream::Marketing, recipient: "ann@a.test".into() };
+        let sealed = Facts::Unsubscribe(whom).seal(&tokens, Uuid::from_u128(42));
         assert_eq!(
             made(&content(), &personal()),
             format!(
                 "Message-ID: <{id}@news.example.com>\r\n\
-                 List-Unsubscribe: <https://mail.example.com/u/{leave}>,\r\n \
-                 <mailto:{leave}@bounce.example.com?subject=unsubscribe>\r\n\
+                 List-Unsubscribe: <https://mail.example.com/u/{leave}/{sealed}>,\r\n \
+                 <mailto:{leave}@bounce.example.com?subject=unsubscribe.{sealed}>\r\n\
                  List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\
                  Feedback-ID: spring:acme:marketing:sendlake\r\n"
             )
         );
+    }
+
+    #[test]
+    fn the_longest_address_still_fits_its_line() {
+        let recipient = format!("{}@{}", "l".repeat(64), "d".repeat(189));
+        let headers = made(&content(), &Personal { recipient: &recipient, ..personal() });
+        assert!(headers.split("\r\n").all(|line| line.len() <= 998), "{headers}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Identity {
     pub domain: String,
     /// Domain of the return path; a subdomain of `domain`, so that SPF can align.
     pub bounce_domain: String,
+    /// Name that tracked links are served under, once it leads here.
+    pub tracking_domain: Option<String>,
     pub signer: Option<Signer>,
 }
 

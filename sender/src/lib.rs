@@ -20,6 +20,7 @@
 //! - [`schedule`]: when a deferred message is tried again
 //! - [`session`]: one SMTP connection; [`reply`]: what the server answered
 //! - [`headers`], [`dkim`]: what is added to each message; [`token`]: how all of it names its message
+//! - [`link`]: what a link in a mail knows · [`track`]: which links become such
 //!
 //! This crate never imports `query`: limits arrive as data.
 
@@ -30,6 +31,7 @@ pub mod delivery;
 pub mod dkim;
 pub mod headers;
 pub mod identity;
+pub mod link;
 pub mod mx;
 pub mod policy;
 pub mod provider;
@@ -44,3 +46,4 @@ pub mod stream;
 pub mod submission;
 pub mod suppression;
 pub mod token;
+pub mod track;

@@ -31,6 +31,21 @@ pub struct Submission {
     pub idempotency: Option<Idempotency>,
 }
 
+/// What is tracked of a message. Off unless somebody asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    /// A picture of one pixel tells when the mail is opened.
+    pub opens: bool,
+    /// Links lead through this installation.
+    pub clicks: bool,
+}
+
+impl Tracking {
+    pub fn is_on(self) -> bool {
+        self.opens || self.clicks
+    }
+}
+
 /// One recipient of a submission.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
@@ -56,6 +71,8 @@ pub struct Content {
     pub needs_smtputf8: bool,
     /// The body holds octets above 127: announced with `BODY=8BITMIME` (RFC 6152).
     pub needs_8bitmime: bool,
+    /// What is tracked in the HTML parts of its messages.
+    pub tracking: Tracking,
 }
 
 impl Content {

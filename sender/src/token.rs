@@ -4,10 +4,16 @@
 //! A token is version, key id, message id and the first 80 bits of an HMAC-SHA-256, in base32 without
 //! padding: 45 characters that survive a change of case and fit a local part (64 octets, RFC 5321, section
 //! 4.5.3.1.1).
+//!
+//! A link may carry more beside its token: facts that only this installation can read, bound to the token ([`seal`]).
+
+mod seal;
 
 use aws_lc_rs::{constant_time, hmac};
 use data_encoding::BASE32_NOPAD;
 use uuid::Uuid;
+
+use self::seal::SealKey;
 
 const VERSION: u8 = 1;
 const ID_BYTES: usize = 16;
@@ -54,41 +60,61 @@ pub enum TokenError {
     UnknownKey(u8),
     #[error("the token's signature does not match: it is forged, damaged, or made for another purpose")]
     Signature,
+    #[error("what is sealed beside the token is damaged, or belongs to another token")]
+    Sealed,
 }
 
 /// The key that signs new tokens, and older keys that still verify theirs.
 #[derive(Clone, Debug)]
 pub struct TokenKeys {
-    current: (u8, hmac::Key),
-    older: Vec<(u8, hmac::Key)>,
+    current: Key,
+    older: Vec<Key>,
+}
+
+#[derive(Clone, Debug)]
+struct Key {
+    id: u8,
+    mac: hmac::Key,
+    seal: SealKey,
+}
+
+impl Key {
+    fn new(id: u8, key: &[u8; 32]) -> Self {
+        let mac = hmac::Key::new(hmac::HMAC_SHA256, key);
+        Self { id, seal: SealKey::derived(&mac), mac }
+    }
 }
 
 impl TokenKeys {
     pub fn new(key_id: u8, key: [u8; 32]) -> Self {
-        Self { current: (key_id, hmac::Key::new(hmac::HMAC_SHA256, &key)), older: Vec::new() }
+        Self { current: Key::new(key_id, &key), older: Vec::new() }
     }
 
     /// Adds a key that verifies but never signs. Keep one for at least 90 days after its last token: reports
     /// come late.
     #[must_use]
     pub fn with_older(mut self, key_id: u8, key: [u8; 32]) -> Self {
-        self.older.push((key_id, hmac::Key::new(hmac::HMAC_SHA256, &key)));
+        self.older.push(Key::new(key_id, &key));
         self
     }
 
     /// A token for one message, in lower case.
     pub fn issue(&self, purpose: Purpose, message_id: Uuid) -> String {
-        let (key_id, key) = &self.current;
         let mut token = Vec::with_capacity(TOKEN_BYTES);
-        token.extend([VERSION, *key_id]);
+        token.extend([VERSION, self.current.id]);
         token.extend(message_id.as_bytes());
-        let mac = mac(key, purpose, &token);
+        let mac = mac(&self.current.mac, purpose, &token);
         token.extend(mac.as_ref().iter().take(MAC_BYTES));
         BASE32_NOPAD.encode(&token).to_ascii_lowercase()
     }
 
     /// The message that a token names, if one of these keys made it for this purpose. Case does not matter.
     pub fn verify(&self, purpose: Purpose, token: &str) -> Result<Uuid, TokenError> {
+        self.verified(purpose, token).map(|(message_id, _)| message_id)
+    }
+
+    /// The same, with the key that made it.
+    fn verified(&self, purpose: Purpose, token: &str) -> Result<(Uuid, &Key), TokenError> {
         if token.len() != TOKEN_CHARS {
             return Err(TokenError::Shape);
         }
@@ -102,14 +128,14 @@ impl TokenKeys {
         }
         let message_id = Uuid::from_slice(id).map_err(|_| TokenError::Shape)?;
         let key = self.key(*key_id).ok_or(TokenError::UnknownKey(*key_id))?;
-        let expected = mac(key, purpose, signed);
+        let expected = mac(&key.mac, purpose, signed);
         let expected = expected.as_ref().get(..MAC_BYTES).unwrap_or_default();
         constant_time::verify_slices_are_equal(expected, given).map_err(|_| TokenError::Signature)?;
-        Ok(message_id)
+        Ok((message_id, key))
     }
 
-    fn key(&self, key_id: u8) -> Option<&hmac::Key> {
-        std::iter::once(&self.current).chain(&self.older).find(|(id, _)| *id == key_id).map(|(_, key)| key)
+    fn key(&self, key_id: u8) -> Option<&Key> {
+        std::iter::once(&self.current).chain(&self.older).find(|key| key.id == key_id)
     }
 }
 

@@ -2,6 +2,7 @@
 //! and its cost. The base relations, `events`, `as_of` and `domains`, are not here: whoever runs the views provides
 //! them.
 
+pub mod clients;
 pub mod rollups;
 pub mod rules;
 
@@ -37,6 +38,7 @@ views![
     "bounces",
     "bounce_categories",
     "fbl_coverage",
+    "engagement",
     "reviews",
     "complaint_baseline",
     "warmup_ceiling",

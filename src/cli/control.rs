@@ -3,16 +3,18 @@
 use std::net::IpAddr;
 
 use anyhow::anyhow;
-use clap::{Args, Subcommand};
-use sendlake_control::domain::{DomainOptions, Outbound};
+use clap::{Args, Subcommand, ValueEnum};
+use sendlake_control::domain::{DomainOptions, Outbound, parse_domain};
 use sendlake_control::id::TenantId;
 use sendlake_control::key::Scope;
+use sendlake_control::tracking::TrackingDomain;
 use sendlake_control::{ControlError, ControlStore};
+use sendlake_sender::mx::{LookupFailure, Resolver as _};
 use serde::Serialize;
 
 use super::{CommandResult, Failure, FormatArg, rows, scope, tenant_id};
 use crate::config::Config;
-use crate::node::notify;
+use crate::node::{notify, public_host, resolver};
 use crate::{stores, system};
 
 /// Who stands in the audit log for changes made on the command line.
@@ -65,6 +67,23 @@ pub(crate) enum TenantCommand {
         #[arg(value_parser = tenant_id)]
         name: TenantId,
     },
+    /// Say what is tracked of a tenant's messages that say nothing themselves. Without options, show it.
+    Tracking {
+        #[arg(value_parser = tenant_id)]
+        name: TenantId,
+        /// Whether opens are tracked.
+        #[arg(long, value_enum)]
+        opens: Option<Switch>,
+        /// Whether clicks are tracked.
+        #[arg(long, value_enum)]
+        clicks: Option<Switch>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Serialize)]
@@ -106,7 +125,38 @@ pub(crate) async fn tenant(config: &Config, command: TenantCommand) -> CommandRe
             open(config).await?.resume_tenant(&actor(), &name).await.map_err(failure)?;
             println!("tenant {name} may send again");
         }
+        TenantCommand::Tracking { name, opens, clicks } => tracking(config, &name, opens, clicks).await?,
     }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn tracking(
+    config: &Config,
+    name: &TenantId,
+    opens: Option<Switch>,
+    clicks: Option<Switch>,
+) -> CommandResult {
+    let is_asked = opens.is_none() && clicks.is_none();
+    let store = if is_asked { read(config).await? } else { open(config).await? };
+    if store.tenant(name).await.map_err(failure)?.is_none() {
+        return Err(failure(ControlError::NoSuchTenant { tenant: name.clone() }));
+    }
+    let known = store.tracking_defaults().await.map_err(failure)?;
+    let known = known.into_iter().find(|(tenant, _)| tenant == name).map(|(_, known)| known);
+    let mut wanted = known.unwrap_or_default();
+    wanted.opens = opens.map_or(wanted.opens, |switch| switch == Switch::On);
+    wanted.clicks = clicks.map_or(wanted.clicks, |switch| switch == Switch::On);
+    if !is_asked {
+        store.set_tracking_default(&actor(), name, wanted).await.map_err(failure)?;
+        notify(config).await;
+    }
+    let word = |on| if on { "on" } else { "off" };
+    println!(
+        "{name}: opens {}, clicks {}, for messages that say nothing themselves",
+        word(wanted.opens),
+        word(wanted.clicks)
+    );
     Ok(())
 }
 
@@ -192,6 +242,9 @@ pub(crate) enum DomainCommand {
         /// Where bounces come back; a subdomain of the domain. By default bounces.<domain>.
         #[arg(long)]
         bounce_domain: Option<String>,
+        /// Name that tracked links are served under; a subdomain of the domain, such as links.<domain>.
+        #[arg(long)]
+        tracking_domain: Option<String>,
         /// It has sent in volume before, elsewhere: no warm-up ceiling holds its mail back.
         #[arg(long)]
         warm: bool,
@@ -207,6 +260,14 @@ pub(crate) enum DomainCommand {
     },
     /// Print the DNS records to publish, as lines of a zone file.
     Dns { domain: String },
+    /// Give a domain the name that its tracked links are served under, and print the DNS record to publish.
+    Tracking {
+        domain: String,
+        /// A subdomain of it, such as links.example.com. Without one, the domain goes back to the installation's own name.
+        name: Option<String>,
+    },
+    /// Ask the DNS whether a domain's tracking domain leads to this installation. Links use it once it does.
+    Check { domain: String },
     /// Take a domain away. Mail already queued goes out unsigned.
     Rm { domain: String },
 }
@@ -224,13 +285,18 @@ struct DomainRow {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandResult {
     match command {
-        DomainCommand::Add { tenant, domain, bounce_domain, warm } => {
+        DomainCommand::Add { tenant, domain, bounce_domain, tracking_domain, warm } => {
             let store = open(config).await?;
             let options = DomainOptions { bounce_domain, warm, ..DomainOptions::default() };
             let added = store.add_domain(&actor(), &tenant, &domain, options).await.map_err(failure)?;
+            let tracking = match &tracking_domain {
+                Some(name) => store.set_tracking_domain(&actor(), &added.domain, Some(name)).await,
+                None => Ok(None),
+            };
             notify(config).await;
             println!("{tenant} may send as {}. Publish:", added.domain);
             print_records(config, &added);
+            print_tracking(config, tracking.map_err(failure)?.as_ref());
         }
         DomainCommand::Ls { tenant, format } => {
             let domains = read(config).await?.domains(tenant.as_ref()).await.map_err(failure)?;
@@ -259,7 +325,21 @@ pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandRe
                 Failure::Missing(format!("{domain} is no sending domain; see `sendlake domain ls`"))
             })?;
             print_records(config, &found);
+            print_tracking(config, tracking_domain_of(&read(config).await?, &found.domain).await?.as_ref());
         }
+        DomainCommand::Tracking { domain, name } => {
+            let store = open(config).await?;
+            let set = store.set_tracking_domain(&actor(), &domain, name.as_deref()).await.map_err(failure)?;
+            notify(config).await;
+            match &set {
+                Some(set) => {
+                    println!("Publish, then run `sendlake domain check {}`:", set.domain);
+                    print_tracking(config, Some(set));
+                }
+                None => println!("tracked links of {domain} lead to {}", config.http.public_url),
+            }
+        }
+        DomainCommand::Check { domain } => check(config, &domain).await?,
         DomainCommand::Rm { domain } => {
             open(config).await?.remove_domain(&actor(), &domain).await.map_err(failure)?;
             notify(config).await;
@@ -280,6 +360,59 @@ fn print_records(config: &Config, domain: &sendlake_control::domain::Domain) {
     if ehlo.is_none() {
         println!("; mail.example.com stands for your mail host: set `ehlo` under [[source]] to its name");
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print_tracking(config: &Config, tracking: Option<&TrackingDomain>) {
+    if let Some(tracking) = tracking {
+        let record = tracking.dns_record(&public_host(config));
+        println!("; {}\n{}", record.purpose, record.zone_line());
+    }
+}
+
+async fn tracking_domain_of(store: &ControlStore, domain: &str) -> Result<Option<TrackingDomain>, Failure> {
+    let domain = parse_domain(domain).map_err(failure)?;
+    let all = store.tracking_domains().await.map_err(failure)?;
+    Ok(all.into_iter().find(|tracking| tracking.domain == domain))
+}
+
+/// Asks the DNS for both names: they lead to the same host when an address of one is one of the other's.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn check(config: &Config, domain: &str) -> CommandResult {
+    let store = open(config).await?;
+    let tracking = tracking_domain_of(&store, domain).await?.ok_or_else(|| {
+        Failure::Missing(format!("{domain} has no tracking domain; see `sendlake domain tracking --help`"))
+    })?;
+    let resolver = resolver(config)?;
+    let host = public_host(config);
+    let asked = async |name: &str| {
+        resolver.addresses(name).await.map(|answer| answer.value).map_err(|why| match why {
+            LookupFailure::NoSuchName => Failure::Refused(format!("the DNS knows no name {name}")),
+            LookupFailure::NoRecords => Failure::Refused(format!("{name} has no address in the DNS")),
+            LookupFailure::Temporary(why) => {
+                Failure::Unreachable(format!("the DNS did not answer for {name}: {why}; try again"))
+            }
+        })
+    };
+    let ours = asked(&host).await?;
+    let theirs = asked(&tracking.tracking_domain).await;
+    // no answer proves nothing: what was verified stays so
+    if let Err(unanswered @ Failure::Unreachable(_)) = theirs {
+        return Err(unanswered);
+    }
+    let leads_here = theirs.as_ref().is_ok_and(|theirs| theirs.iter().any(|ip| ours.contains(ip)));
+    store.verify_tracking_domain(&actor(), &tracking, leads_here).await.map_err(failure)?;
+    notify(config).await;
+    if leads_here {
+        println!("{} leads to {host}: tracked links of {} use it", tracking.tracking_domain, tracking.domain);
+        return Ok(());
+    }
+    theirs?;
+    let record = tracking.dns_record(&host).zone_line();
+    Err(Failure::Refused(format!(
+        "{} does not lead to {host}, and links do not use it; publish: {record}",
+        tracking.tracking_domain
+    )))
 }
 
 #[derive(Args, Debug)]

@@ -7,7 +7,7 @@ use sendlake_ingest::foreign::ELSEWHERE;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{Config, Http};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +171,12 @@ fn check(config: &Config) -> Result<(), (String, String)> {
     if url::Url::parse(&config.http.public_url).map_or(true, |url| !matches!(url.scheme(), "http" | "https"))
     {
         return refuse("http.public_url", "must be an http or https URL");
+    }
+    if let Some(bad) = config.http.trusted_proxies.iter().position(|text| Http::network(text).is_none()) {
+        return refuse(
+            &format!("http.trusted_proxies.{bad}"),
+            "must be an address or a network, such as 10.0.0.0/8 or ::1",
+        );
     }
     if !(0.0..=0.5).contains(&config.delivery.retry_jitter) {
         return refuse("delivery.retry_jitter", "must lie between 0 and 0.5");

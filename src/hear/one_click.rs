@@ -3,6 +3,8 @@
 //! A GET never unsubscribes: mail scanners follow every link. There is no key and no cookie; the token is the right
 //! to leave, and good for nothing else.
 
+mod words;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,106 +13,110 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use sendlake_sender::link::{Facts, Whom};
 use sendlake_sender::token::Purpose;
+use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Hearing;
+use self::words::{Said, Words};
+use super::{Hearing, Leave};
 
 const BODY_BYTES_MAX: usize = 4 << 10;
 const NAME: &str = "List-Unsubscribe";
 const VALUE: &str = "One-Click";
+/// What the page's own button says in its place.
+const PAGE_VALUE: &str = "Page";
 
 const PAGE: &str = include_str!("one_click.html");
 
-/// `GET` and `POST /u/<token>`.
+/// `GET` and `POST /u/<token>/<facts>`; links of earlier versions end after the token.
 pub fn routes(hearing: Arc<Hearing>) -> Router {
     Router::new()
         .route("/u/{token}", get(ask).post(leave))
+        .route("/u/{token}/{facts}", get(ask).post(leave))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(hearing)
 }
 
+/// What stands behind `/u/`.
+#[derive(Deserialize)]
+struct Link {
+    token: String,
+    facts: Option<String>,
+}
+
 impl Hearing {
-    fn leaver(&self, token: &str) -> Option<Uuid> {
-        self.tokens.verify(Purpose::Unsubscribe, token).ok()
+    fn leaver(&self, link: &Link) -> Option<(Uuid, Option<Whom>)> {
+        let Some(sealed) = &link.facts else {
+            return self.tokens.verify(Purpose::Unsubscribe, &link.token).ok().map(|id| (id, None));
+        };
+        match Facts::open(&self.tokens, Purpose::Unsubscribe, &link.token, sealed).ok()? {
+            (message_id, Facts::Unsubscribe(whom)) => Some((message_id, Some(whom))),
+            (_, Facts::Open(..) | Facts::Click(..)) => None,
+        }
     }
 }
 
-async fn ask(State(hearing): State<Arc<Hearing>>, Path(token): Path<String>) -> Response {
-    match hearing.leaver(&token) {
-        Some(_) => page(
-            StatusCode::OK,
-            "Unsubscribe?",
-            "Press the button, and this sender's mailings no longer come to this address.",
-            true,
-        ),
-        None => unknown(),
+async fn ask(State(hearing): State<Arc<Hearing>>, Path(link): Path<Link>, headers: HeaderMap) -> Response {
+    let words = Words::wanted(&headers);
+    match hearing.leaver(&link) {
+        Some(_) => page(StatusCode::OK, words, &words.ask, true),
+        None => page(StatusCode::NOT_FOUND, words, &words.unknown, false),
     }
 }
 
 async fn leave(
     State(hearing): State<Arc<Hearing>>,
-    Path(token): Path<String>,
+    Path(link): Path<Link>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let Some(message_id) = hearing.leaver(&token) else { return unknown() };
+    let words = Words::wanted(&headers);
+    let unknown = || page(StatusCode::NOT_FOUND, words, &words.unknown, false);
+    let Some((message_id, whom)) = hearing.leaver(&link) else { return unknown() };
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    if !asks_to_leave(text(header::CONTENT_TYPE).unwrap_or_default(), &body) {
-        return page(
-            StatusCode::BAD_REQUEST,
-            "Not understood",
-            "The body must be List-Unsubscribe=One-Click and nothing else, as a form (RFC 8058). Nothing was changed.",
-            true,
-        );
-    }
-    match hearing.unsubscribe(message_id, None, "one_click", text(header::USER_AGENT)).await {
+    let Some(how) = asks_to_leave(text(header::CONTENT_TYPE).unwrap_or_default(), &body) else {
+        return page(StatusCode::BAD_REQUEST, words, &words.not_understood, true);
+    };
+    let leave = Leave { whom, user_agent: text(header::USER_AGENT), ..Leave::new(message_id, how) };
+    match hearing.unsubscribe(leave).await {
         Ok(heard) if heard.is_refused() => {
             tracing::warn!(%message_id, why = heard.detail, "an unsubscribe could not be honoured");
             unknown()
         }
-        Ok(_) => page(
-            StatusCode::OK,
-            "You are unsubscribed",
-            "This sender's mailings no longer come to this address. Receipts and other mail that you ask for still do.",
-            false,
-        ),
+        Ok(_) => page(StatusCode::OK, words, &words.done, false),
         Err(error) => {
             tracing::warn!(%error, "an unsubscribe was put off");
-            let mut response = page(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Not now",
-                "Your wish could not be recorded at the moment. Please try again in a minute.",
-                true,
-            );
+            let mut response = page(StatusCode::SERVICE_UNAVAILABLE, words, &words.later, true);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
             response
         }
     }
 }
 
-fn unknown() -> Response {
-    page(
-        StatusCode::NOT_FOUND,
-        "This link is not known",
-        "It is damaged or was never made here. Open the link from the mail again, whole; if that fails too, answer \
-         the mail and ask its sender to take you off the list.",
-        false,
-    )
+/// The answer to a tracked link that was not made here.
+pub(super) fn not_here(headers: &HeaderMap) -> Response {
+    let words = Words::wanted(headers);
+    page(StatusCode::NOT_FOUND, words, &words.not_here, false)
 }
 
-/// Whether a form says `List-Unsubscribe=One-Click`, and nothing else.
-fn asks_to_leave(content_type: &str, body: &[u8]) -> bool {
+/// `one_click` where a form says `List-Unsubscribe=One-Click` and nothing else (RFC 8058), `link` where it is this page's
+/// own; `None` for anything else.
+fn asks_to_leave(content_type: &str, body: &[u8]) -> Option<&'static str> {
     let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     match media_type.trim().to_ascii_lowercase().as_str() {
         "application/x-www-form-urlencoded" => {
             let body = body.trim_ascii_end();
             let mut fields = url::form_urlencoded::parse(body);
-            let is_it = fields.next().is_some_and(|(name, value)| name == NAME && value == VALUE);
-            is_it && fields.next().is_none()
+            let how = match fields.next()? {
+                (name, value) if name == NAME && value == VALUE => "one_click",
+                (name, value) if name == NAME && value == PAGE_VALUE => "link",
+                _ => return None,
+            };
+            fields.next().is_none().then_some(how)
         }
-        "multipart/form-data" => boundary(parameters).is_some_and(|boundary| is_one_part(&boundary, body)),
-        _ => false,
+        "multipart/form-data" => is_one_part(&boundary(parameters)?, body).then_some("one_click"),
+        _ => None,
     }
 }
 
@@ -147,17 +153,25 @@ fn is_one_part(boundary: &str, body: &[u8]) -> bool {
     named && content == VALUE
 }
 
-fn page(status: StatusCode, title: &str, text: &str, has_button: bool) -> Response {
+fn page(status: StatusCode, words: &Words, said: &Said, has_button: bool) -> Response {
     let button = if has_button {
-        "<form method=\"post\"><input type=\"hidden\" name=\"List-Unsubscribe\" value=\"One-Click\">\
-         <button type=\"submit\">Unsubscribe</button></form>"
+        format!(
+            "<form method=\"post\"><input type=\"hidden\" name=\"{NAME}\" value=\"{PAGE_VALUE}\">\
+             <button type=\"submit\">{}</button></form>",
+            words.button
+        )
     } else {
-        ""
+        String::new()
     };
-    let html = PAGE.replace("{title}", title).replace("{text}", text).replace("{button}", button);
+    let html = PAGE
+        .replace("{language}", words.language)
+        .replace("{title}", said.title)
+        .replace("{text}", said.text)
+        .replace("{button}", &button);
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "accept-language"),
         (
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -177,14 +191,15 @@ mod tests {
 
     #[test]
     fn the_exact_body_counts_in_both_encodings() {
-        assert!(asks_to_leave(FORM, b"List-Unsubscribe=One-Click"));
-        assert!(asks_to_leave(
-            "Application/X-WWW-Form-URLencoded; charset=UTF-8",
-            b"List-Unsubscribe=One-Click\r\n"
-        ));
+        let one_click = Some("one_click");
+        assert_eq!(asks_to_leave(FORM, b"List-Unsubscribe=One-Click"), one_click);
+        let content_type = "Application/X-WWW-Form-URLencoded; charset=UTF-8";
+        assert_eq!(asks_to_leave(content_type, b"List-Unsubscribe=One-Click\r\n"), one_click);
+        assert_eq!(asks_to_leave(FORM, b"List-Unsubscribe=Page"), Some("link"));
         let multipart = b"--xyz\r\nContent-Disposition: form-data; name=\"List-Unsubscribe\"\r\n\r\nOne-Click\r\n--xyz--\r\n";
-        assert!(asks_to_leave("multipart/form-data; boundary=xyz", multipart));
-        assert!(asks_to_leave("multipart/form-data; charset=utf-8; boundary=\"xyz\"", multipart));
+        assert_eq!(asks_to_leave("multipart/form-data; boundary=xyz", multipart), one_click);
+        let quoted = "multipart/form-data; charset=utf-8; boundary=\"xyz\"";
+        assert_eq!(asks_to_leave(quoted, multipart), one_click);
     }
 
     #[test]
@@ -197,10 +212,10 @@ mod tests {
             "List-Unsubscribe=One-Click&List-Unsubscribe=One-Click",
             "x=1",
         ] {
-            assert!(!asks_to_leave(FORM, body.as_bytes()), "{body}");
+            assert_eq!(asks_to_leave(FORM, body.as_bytes()), None, "{body}");
         }
-        assert!(!asks_to_leave("", b"List-Unsubscribe=One-Click"));
-        assert!(!asks_to_leave("text/plain", b"List-Unsubscribe=One-Click"));
+        assert_eq!(asks_to_leave("", b"List-Unsubscribe=One-Click"), None);
+        assert_eq!(asks_to_leave("text/plain", b"List-Unsubscribe=One-Click"), None);
         for multipart in [
             "--xyz\r\nContent-Disposition: form-data; name=\"Other\"\r\n\r\nOne-Click\r\n--xyz--",
             "--xyz\r\nContent-Disposition: form-data; name=\"List-Unsubscribe\"\r\n\r\nTwo\r\n--xyz--",
@@ -210,20 +225,36 @@ mod tests {
             "--xyz--",
             "",
         ] {
-            assert!(!asks_to_leave("multipart/form-data; boundary=xyz", multipart.as_bytes()), "{multipart}");
+            let found = asks_to_leave("multipart/form-data; boundary=xyz", multipart.as_bytes());
+            assert_eq!(found, None, "{multipart}");
         }
-        assert!(!asks_to_leave("multipart/form-data", b"--xyz--"));
+        assert_eq!(asks_to_leave("multipart/form-data", b"--xyz--"), None);
     }
 
-    #[test]
-    fn the_page_is_whole_and_says_its_language() {
-        let html = PAGE.replace("{title}", "a").replace("{text}", "b").replace("{button}", "c");
-        assert!(
-            html.contains("<html lang=\"en\">")
-                && html.contains("<main>")
-                && !html.contains("{title}")
-                && !html.contains("{text}"),
-            "{html}"
-        );
+    #[tokio::test]
+    async fn the_page_is_whole_in_every_language_and_holds_no_script() {
+        for words in Words::ALL {
+            let pages = [
+                (&words.ask, true),
+                (&words.done, false),
+                (&words.unknown, false),
+                (&words.later, true),
+                (&words.not_understood, true),
+                (&words.not_here, false),
+            ];
+            for (said, has_button) in pages {
+                let body = page(StatusCode::OK, words, said, has_button).into_body();
+                let html = axum::body::to_bytes(body, 1 << 16).await.unwrap();
+                let html = std::str::from_utf8(&html).unwrap();
+                assert!(html.contains(&format!("<html lang=\"{}\">", words.language)), "{html}");
+                assert!(
+                    html.contains("<main>") && html.contains(&format!("<h1>{}</h1>", said.title)),
+                    "{html}"
+                );
+                assert_eq!(html.contains("<button"), has_button);
+                let without_style = html.split("</style>").nth(1).unwrap();
+                assert!(!html.contains("<script") && !without_style.contains('{'), "{html}");
+            }
+        }
     }
 }

@@ -2,6 +2,10 @@
 
 use sendlake_control::id::uuid_v7;
 use sendlake_ingest::report::Feedback;
+use sendlake_sender::address::Address;
+use sendlake_sender::link::{Facts, Whom};
+use sendlake_sender::stream::Stream;
+use sendlake_sender::suppression::Suppressions;
 use sendlake_sender::token::Purpose;
 
 use super::*;
@@ -152,12 +156,73 @@ async fn an_unsubscribe_is_honoured_at_any_age() {
     let fixture = Fixture::new().await;
     let (old, _) = fixture.delivered(400).await;
     for outcome in ["recorded", "repeat"] {
-        let heard = fixture.node.hearing.unsubscribe(old, None, "one_click", None).await.unwrap();
+        let heard = fixture.node.hearing.unsubscribe(Leave::new(old, "one_click")).await.unwrap();
         assert_eq!(heard.outcome, outcome, "{heard:?}");
         let ann = Address::parse("ann@a.test").unwrap();
         let found = fixture.node.suppressions.find(&tenant("acme"), Stream::Cold, &ann);
         assert_eq!(found.map(|found| found.reason).as_deref(), Some("unsubscribe"));
     }
+}
+
+fn ann_of(name: &str) -> Whom {
+    Whom { tenant_id: tenant(name), stream: Stream::Marketing, recipient: "ann@a.test".into() }
+}
+
+#[tokio::test]
+async fn a_link_outlives_its_message_and_names_tenant_and_address_itself() {
+    let fixture = Fixture::new().await;
+    let hearing = &fixture.node.hearing;
+    let gone = uuid_v7(fixture.node.ids.now().plus_secs(-900 * 86_400), fixture.node.ids.entropy.as_ref());
+    let heard = hearing.unsubscribe(Leave::new(gone, "one_click")).await.unwrap();
+    assert!(heard.is_refused() && heard.detail.contains("not in the lake"), "{heard:?}");
+    for outcome in ["recorded", "repeat"] {
+        let leave = Leave { whom: Some(ann_of("acme")), ..Leave::new(gone, "one_click") };
+        let heard = hearing.unsubscribe(leave).await.unwrap();
+        assert_eq!((heard.outcome, heard.tenant_id), (outcome, Some(tenant("acme"))));
+        let ann = Address::parse("ann@a.test").unwrap();
+        let found = |name| fixture.node.suppressions.find(&tenant(name), Stream::Marketing, &ann);
+        assert_eq!(found("acme").map(|found| found.reason).as_deref(), Some("unsubscribe"));
+        assert_eq!(found("bolt"), None);
+    }
+    let told = &fixture.events(EventType::Unsubscribed)[0];
+    assert_eq!(told.message_id, Some(gone.to_string()));
+    assert_eq!(
+        (told.stream.as_deref(), told.recipient_domain.as_deref()),
+        (Some("marketing"), Some("a.test"))
+    );
+}
+
+#[tokio::test]
+async fn a_mail_to_the_unsubscribe_mailbox_brings_the_address_in_its_subject() {
+    let fixture = Fixture::new().await;
+    let hearing = &fixture.node.hearing;
+    let gone = uuid_v7(fixture.node.ids.now().plus_secs(-900 * 86_400), fixture.node.ids.entropy.as_ref());
+    let sealed = Facts::Unsubscribe(ann_of("acme")).seal(&hearing.tokens, gone);
+    let to = |owner| Addressee::Unsubscribe { message_id: gone, owner: tenant(owner) };
+    let mail = |subject: &str| format!("From: x@y.test\r\nSubject: {subject}\r\n\r\n").into_bytes();
+    for (owner, subject, outcome) in [
+        ("acme", "unsubscribe".to_owned(), "refused"),
+        ("acme", format!("unsubscribe.{}", &sealed[1..]), "refused"),
+        ("bolt", format!("unsubscribe.{sealed}"), "refused"),
+        ("acme", format!("Re: unsubscribe.{sealed} "), "recorded"),
+    ] {
+        let heard = hearing.hear(&to(owner), &Report::Other, &mail(&subject)).await.unwrap();
+        assert_eq!(heard.outcome, outcome, "{owner} {subject}: {heard:?}");
+    }
+    assert_eq!(fixture.events(EventType::SuppressionAdded).len(), 1);
+}
+
+#[tokio::test]
+async fn an_erased_person_does_not_come_back_by_an_old_link() {
+    let fixture = Fixture::new().await;
+    let node = &fixture.node;
+    node.control.erase_recipient("cli", Some(&tenant("acme")), "ann@a.test", Uuid::nil()).await.unwrap();
+    node.suppressions.refresh(&node.control).await.unwrap();
+    let gone = node.ids.uuid();
+    let leave = Leave { whom: Some(ann_of("acme")), ..Leave::new(gone, "one_click") };
+    let heard = node.hearing.unsubscribe(leave).await.unwrap();
+    assert_eq!((heard.outcome, heard.recipient.as_deref()), ("repeat", None), "{heard:?}");
+    assert_eq!(fixture.events(EventType::Unsubscribed), []);
 }
 
 #[tokio::test]

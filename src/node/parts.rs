@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use ipnet::IpNet;
 use sendlake_control::id::Ids;
 use sendlake_sender::api::limits::ApiLimits;
 use sendlake_sender::delivery::{Connector, DeliverySettings};
@@ -15,7 +16,7 @@ use sendlake_sender::session::{SessionSettings, Timeouts, Tls};
 use sendlake_sender::source::{Pool, Source, Sources};
 use sendlake_sender::stream::Stream;
 
-use crate::config::{self, Config, RouteTls};
+use crate::config::{self, Config, Http, RouteTls};
 
 pub(super) fn sources(config: &Config) -> anyhow::Result<Sources> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -44,12 +45,18 @@ pub(super) fn router(config: &Config, sources: &Sources, ids: &Ids) -> anyhow::R
         port: config.delivery.smtp_port,
         ..RouterSettings::default()
     };
-    let resolver = if config.delivery.dns_servers.is_empty() {
+    Ok(Router::new(routes, Arc::new(resolver(config)?), settings, ids.clock.clone(), ids.entropy.clone()))
+}
+
+/// The name servers that the configuration names, or the system's.
+pub fn resolver(config: &Config) -> anyhow::Result<HickoryResolver> {
+    let servers = &config.delivery.dns_servers;
+    let resolver = if servers.is_empty() {
         HickoryResolver::from_system()?
     } else {
-        HickoryResolver::from_servers(&config.delivery.dns_servers)?
+        HickoryResolver::from_servers(servers)?
     };
-    Ok(Router::new(routes, Arc::new(resolver), settings, ids.clock.clone(), ids.entropy.clone()))
+    Ok(resolver)
 }
 
 fn static_route(index: usize, route: &config::Route) -> anyhow::Result<StaticRoute> {
@@ -111,6 +118,17 @@ pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
         feedback_sender: "sendlake".into(),
         sign: config.dkim.sign,
     }
+}
+
+/// The name under which this installation is reached.
+pub fn public_host(config: &Config) -> String {
+    let url = url::Url::parse(&config.http.public_url).ok();
+    url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Checked at load: each is an address or a network.
+pub(super) fn trusted_proxies(config: &Config) -> Vec<IpNet> {
+    config.http.trusted_proxies.iter().filter_map(|text| Http::network(text)).collect()
 }
 
 pub(super) fn api_limits(config: &Config) -> ApiLimits {

@@ -39,10 +39,11 @@ impl Api {
         from: &Mailbox,
         recipients: Vec<Address>,
         options: Options,
-        content: Content,
+        mut content: Content,
         labels: Labels,
         accepted_at: Timestamp,
     ) -> Submission {
+        content.tracking = options.tracking.or(self.senders.tracking(tenant_id));
         Submission {
             submission_id: self.ids.uuid(),
             tenant_id: tenant_id.clone(),

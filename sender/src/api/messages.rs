@@ -185,7 +185,9 @@ fn described_by(headers: &HeaderMap) -> Value {
         ("send_at", text("sendlake-send-at")),
     ];
     let options: Vec<_> = options.iter().map(|(name, value)| (*name, value.as_deref())).collect();
-    raw::describe(&recipients, &options)
+    let tracking = [("opens", text("sendlake-track-opens")), ("clicks", text("sendlake-track-clicks"))];
+    let tracking: Vec<_> = tracking.iter().map(|(name, value)| (*name, value.as_deref())).collect();
+    raw::describe(&recipients, &options, &tracking)
 }
 
 /// One request to submit, of one tenant.

@@ -82,6 +82,12 @@ pub(super) struct RawHeaders {
     sendlake_campaign_id: Option<String>,
     #[param(rename = "Sendlake-Send-At", format = DateTime)]
     sendlake_send_at: Option<String>,
+    /// As `tracking.opens`.
+    #[param(rename = "Sendlake-Track-Opens")]
+    sendlake_track_opens: Option<bool>,
+    /// As `tracking.clicks`.
+    #[param(rename = "Sendlake-Track-Clicks")]
+    sendlake_track_clicks: Option<bool>,
 }
 
 /// A mailbox: `name@example.com`, `Name <name@example.com>`, or an object.
@@ -166,6 +172,19 @@ pub(super) struct MessageBody {
     /// Not before this instant (RFC 3339), at most 30 days ahead.
     #[schema(format = DateTime)]
     send_at: Option<String>,
+    tracking: Option<TrackingBody>,
+}
+
+/// What is tracked in the HTML part. What is left out, the tenant's default decides; that is off until somebody turns
+/// it on.
+#[derive(ToSchema)]
+#[schema(as = Tracking)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrackingBody {
+    /// A picture of one pixel tells when the mail is opened.
+    opens: Option<bool>,
+    /// Links lead through this installation; not those with `data-sendlake-track="off"`.
+    clicks: Option<bool>,
 }
 
 /// Up to 500 messages; all are accepted or none.
@@ -202,6 +221,7 @@ pub(super) struct RawBody {
     tags: Option<BTreeMap<String, String>>,
     #[schema(format = DateTime)]
     send_at: Option<String>,
+    tracking: Option<TrackingBody>,
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::stream::Stream;
-use crate::submission::{Accepted, Submission};
+use crate::submission::{Accepted, Submission, Tracking};
 
 /// Takes responsibility for submissions.
 #[async_trait]
@@ -66,6 +66,11 @@ pub struct Rejection {
 pub trait Senders: Send + Sync {
     /// Whether `domain` (ASCII, lower case) or a parent of it is registered to `tenant`.
     fn sending_domain(&self, tenant: &TenantId, domain: &str) -> bool;
+
+    /// What is tracked of this tenant's messages that say nothing themselves.
+    fn tracking(&self, _tenant: &TenantId) -> Tracking {
+        Tracking::default()
+    }
 }
 
 /// Answers what became of a message.

@@ -1,7 +1,7 @@
 //! From request bodies to checked requests. Pure: no I/O, no clock, and no input makes it panic.
 //!
 //! - [`parts`]: mailboxes, header fields, attachments
-//! - [`options`]: stream, campaign, tags, `send_at`
+//! - [`options`]: stream, campaign, tags, `send_at`, tracking
 //! - [`raw`]: a message that the client composed, with its envelope
 
 pub mod options;
@@ -41,7 +41,7 @@ pub struct MessageRequest {
 }
 
 /// Members of a message in JSON.
-pub const MESSAGE_FIELDS: [&str; 14] = [
+pub const MESSAGE_FIELDS: [&str; 15] = [
     "from",
     "to",
     "cc",
@@ -56,6 +56,7 @@ pub const MESSAGE_FIELDS: [&str; 14] = [
     "campaign_id",
     "tags",
     "send_at",
+    "tracking",
 ];
 
 /// Reads the body of `POST /v1/messages`.

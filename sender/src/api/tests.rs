@@ -217,7 +217,7 @@ async fn refused_request_is_told_in_full_recorded_and_leaves_nothing() {
                 {
                     "pointer": "/sbuject", "code": "unknown_field",
                     "detail": "there is no field \"sbuject\" here; known are from, to, cc, bcc, reply_to, \
-                               subject, text, html, headers, attachments, stream, campaign_id, tags, send_at",
+                               subject, text, html, headers, attachments, stream, campaign_id, tags, send_at, tracking",
                 },
                 {
                     "pointer": "/from", "code": "domain_not_owned",

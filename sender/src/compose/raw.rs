@@ -4,7 +4,7 @@ use sendlake_control::clock::Timestamp;
 
 use super::header::{self, HeaderSection, LINE_BYTES_MAX};
 use super::mailbox::{InvalidMailbox, Mailbox};
-use crate::submission::Content;
+use crate::submission::{Content, Tracking};
 
 /// A message ready to be stored, with what its header section says.
 #[derive(Clone, Debug)]
@@ -107,6 +107,7 @@ pub fn prepare(message: &[u8], date: Timestamp) -> Result<RawMessage, Vec<RawFau
             .any(|field| field.is("List-Unsubscribe") || field.is("List-Unsubscribe-Post")),
         headers,
         body: body.to_vec(),
+        tracking: Tracking::default(),
     };
     let subject = parsed.as_ref().and_then(|message| message.subject()).map(str::to_owned);
     let text = parsed.as_ref().and_then(|message| message.body_text(0)).unwrap_or_default().into_owned();

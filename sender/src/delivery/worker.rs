@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sendlake_control::clock::Timestamp;
 use sendlake_ingest::event::{Event, EventType};
+use serde_json::json;
 
 use super::Delivery;
 use super::prepare::Prepared;
@@ -105,7 +106,7 @@ impl Delivery {
             self.spool.release(vec![entry], now).await?;
             return Ok(true);
         }
-        let prepared = self.preparer.prepare(&entry, now)?;
+        let prepared = self.preparer.prepare(&entry, site.provider(), now)?;
         for _ in 0..2 {
             if open.is_none() {
                 match self.open(site, &entry).await? {
@@ -117,8 +118,7 @@ impl Delivery {
                 }
             }
             let Some(current) = open.as_mut() else { break };
-            let message: [&[u8]; 4] =
-                [&prepared.above, &prepared.shared.content.headers, b"\r\n", &prepared.shared.content.body];
+            let message = prepared.octets();
             let attempt = current
                 .session
                 .deliver(&Transaction {
@@ -341,6 +341,11 @@ fn fill(
         event.spf_aligned = facts.spf_aligned;
         event.dkim_aligned = facts.dkim_aligned;
         event.dmarc_expected = facts.dmarc_expected;
+    }
+    let tracking = prepared.tracking();
+    if event.event_type == EventType::Delivered && tracking.is_on() {
+        let told = json!({ "tracking": { "opens": tracking.opens, "clicks": tracking.clicks } });
+        event.detail = Some(told.to_string());
     }
     event.smtp_command = Some(result.command.to_string());
     let reply = result.reply.or(result.failure.and_then(|failure| failure.reply.as_ref()));

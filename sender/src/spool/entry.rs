@@ -11,7 +11,7 @@ use super::key::Lane;
 use crate::address::Address;
 use crate::policy::usage::Counted;
 use crate::stream::Stream;
-use crate::submission::Content;
+use crate::submission::{Content, Tracking};
 use crate::suppression::{Wish, wish_of};
 
 /// One message waiting for its next attempt.
@@ -154,6 +154,8 @@ const HAS_LIST_UNSUBSCRIBE: u8 = 2;
 const NEEDS_SMTPUTF8: u8 = 4;
 const NEEDS_8BITMIME: u8 = 8;
 const HAS_FEEDBACK_ID: u8 = 16;
+const TRACKS_OPENS: u8 = 32;
+const TRACKS_CLICKS: u8 = 64;
 
 pub(super) fn encode_content(
     sealer: &dyn Sealer,
@@ -168,6 +170,8 @@ pub(super) fn encode_content(
         (content.has_feedback_id, HAS_FEEDBACK_ID),
         (content.needs_smtputf8, NEEDS_SMTPUTF8),
         (content.needs_8bitmime, NEEDS_8BITMIME),
+        (content.tracking.opens, TRACKS_OPENS),
+        (content.tracking.clicks, TRACKS_CLICKS),
     ] {
         flags |= if set { flag } else { 0 };
     }
@@ -200,5 +204,6 @@ pub(super) fn decode_content(
         has_list_unsubscribe: flags & HAS_LIST_UNSUBSCRIBE != 0,
         needs_smtputf8: flags & NEEDS_SMTPUTF8 != 0,
         needs_8bitmime: flags & NEEDS_8BITMIME != 0,
+        tracking: Tracking { opens: flags & TRACKS_OPENS != 0, clicks: flags & TRACKS_CLICKS != 0 },
     })
 }

@@ -86,6 +86,7 @@ impl Fixture {
                 has_list_unsubscribe: false,
                 needs_smtputf8: false,
                 needs_8bitmime: false,
+                tracking: crate::submission::Tracking::default(),
             },
             subject_hash: None,
             content_fingerprint: None,

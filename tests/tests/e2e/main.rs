@@ -34,6 +34,7 @@ mod start;
 mod storage;
 mod suppression;
 mod torture;
+mod tracking;
 mod verifying;
 
 use serde_json::{Value, json};

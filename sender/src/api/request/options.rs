@@ -1,4 +1,4 @@
-//! How a message is sent: stream, campaign, tags, `send_at`.
+//! How a message is sent: stream, campaign, tags, `send_at`, tracking.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use super::super::json::{self, Fields};
 use super::super::problem::{Faults, Kind, Pointer};
 use super::Rules;
 use crate::stream::Stream;
+use crate::submission::Tracking;
 
 /// What is said about a message beside its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,20 @@ pub struct Options {
     pub tags: BTreeMap<String, String>,
     /// Not before this. An instant that has passed means now.
     pub send_at: Option<Timestamp>,
+    pub tracking: WantedTracking,
+}
+
+/// What is said about tracking; what is not said, the tenant's default decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WantedTracking {
+    pub opens: Option<bool>,
+    pub clicks: Option<bool>,
+}
+
+impl WantedTracking {
+    pub fn or(self, default: Tracking) -> Tracking {
+        Tracking { opens: self.opens.unwrap_or(default.opens), clicks: self.clicks.unwrap_or(default.clicks) }
+    }
 }
 
 const CAMPAIGN_BYTES_MAX: usize = 128;
@@ -43,8 +58,17 @@ impl Options {
             campaign_id: campaign_id.map(str::to_owned),
             tags: tags(fields, faults),
             send_at: send_at(fields, rules, faults),
+            tracking: tracking(fields, faults),
         }
     }
+}
+
+fn tracking(fields: &Fields<'_>, faults: &mut Faults) -> WantedTracking {
+    let Some(value) = fields.get("tracking") else { return WantedTracking::default() };
+    let Some(fields) = Fields::of(value, fields.at("tracking"), &["opens", "clicks"], faults) else {
+        return WantedTracking::default();
+    };
+    WantedTracking { opens: fields.boolean("opens", faults), clicks: fields.boolean("clicks", faults) }
 }
 
 fn tags(fields: &Fields<'_>, faults: &mut Faults) -> BTreeMap<String, String> {

@@ -20,7 +20,7 @@ pub struct RawRequest {
 }
 
 /// Members of a raw request in JSON.
-pub const RAW_FIELDS: [&str; 6] = ["envelope", "raw", "stream", "campaign_id", "tags", "send_at"];
+pub const RAW_FIELDS: [&str; 7] = ["envelope", "raw", "stream", "campaign_id", "tags", "send_at", "tracking"];
 
 /// Reads the body of `POST /v1/messages/raw` in JSON.
 pub fn parse_raw_request(bytes: &[u8], rules: &Rules<'_>) -> Result<RawRequest, Problem> {
@@ -46,8 +46,21 @@ pub(in crate::api) fn rfc822_request(
 }
 
 /// The JSON request that headers of a `message/rfc822` request stand for.
-pub(in crate::api) fn describe(recipients: &[&str], options: &[(&str, Option<&str>)]) -> Value {
+pub(in crate::api) fn describe(
+    recipients: &[&str],
+    options: &[(&str, Option<&str>)],
+    tracking: &[(&str, Option<&str>)],
+) -> Value {
     let mut described = json!({"envelope": {"to": recipients}});
+    let said = tracking.iter().filter_map(|(name, value)| {
+        // anything else than these two words is refused as the text that it is
+        let value = (*value)?;
+        Some(((*name).to_owned(), value.parse::<bool>().map_or_else(|_| value.into(), Value::from)))
+    });
+    let said: serde_json::Map<String, Value> = said.collect();
+    if let (false, Value::Object(members)) = (said.is_empty(), &mut described) {
+        members.insert("tracking".into(), said.into());
+    }
     for (name, value) in options {
         if let (Some(value), Value::Object(members)) = (value, &mut described) {
             members.insert((*name).to_owned(), (*value).into());
