@@ -6,10 +6,12 @@
 //! - `large`: a lake of many days: a message's history, cold · `lookup`: one such question, counted · `counting`: a
 //!   store that counts requests · `rollups`: what it costs to keep them up
 //! - `suppression`: the list of suppressions at size: memory, lookups, start
+//! - `feedback`: replies classified and reports parsed, on one core
 //! - `events`: made-up events with the variety of real ones · `machine`: processor time, load, what this machine is
 
 mod counting;
 mod events;
+mod feedback;
 mod files;
 mod lake;
 mod large;
@@ -47,6 +49,8 @@ enum What {
     Layout(layout::LayoutArgs),
     /// A lake of many days, and what a question to it costs.
     Large(large::LargeArgs),
+    /// Replies classified and reports parsed, on one core.
+    Feedback(feedback::FeedbackArgs),
     /// The list of suppressions at 50 M entries: memory, lookups, start.
     Suppression(suppression::SuppressionArgs),
 }
@@ -58,6 +62,7 @@ async fn main() -> anyhow::Result<()> {
         What::Lake(args) => lake::run(args).await,
         What::Layout(args) => layout::run(args).await,
         What::Large(args) => large::run(args).await,
+        What::Feedback(args) => feedback::run(&args),
         What::Suppression(args) => suppression::run(args).await,
     }
 }
