@@ -120,6 +120,7 @@ impl Hearing {
         if batch.events.iter().any(is_foreign) {
             return Err(NotTaken::Foreign(batch.tenant_id.clone()));
         }
+        self.spool.check_room().map_err(|error| failed(&error))?;
         Ok(self.control.ensure_data_key(&batch.tenant_id).await?)
     }
 

@@ -261,4 +261,4 @@ impl Sns for Https {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

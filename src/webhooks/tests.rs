@@ -1,13 +1,24 @@
 //! Proofs of pushes: SendGrid's own test vector, HMAC and passwords, and what does not count.
 
+use std::sync::Arc;
+
 use aws_lc_rs::hmac;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_control::webhook::{Webhook, WebhookSettings};
+use sendlake_ingest::event::{Event, EventType};
 use serde_json::json;
+use tower::ServiceExt;
 
+use super::Webhooks;
 use super::signed::{self, is_verification_key};
+use super::sns::tests::{StandIn, messages};
+use super::sns::{Certificates, Sns};
+use crate::config::Config;
+use crate::node::Node;
+use crate::system;
 
 fn webhook(source: &str, settings: WebhookSettings) -> Webhook {
     Webhook {
@@ -107,4 +118,75 @@ fn a_password_is_asked_for_where_there_is_one() {
     }
     assert!(signed::password(&with, &HeaderMap::new()).is_err());
     signed::password(&webhook("postmark", WebhookSettings::default()), &HeaderMap::new()).unwrap();
+}
+
+/// A node with a webhook for SES, and SNS's stand-in behind it.
+struct Ses {
+    _dir: tempfile::TempDir,
+    node: Node,
+    sns: Arc<StandIn>,
+    routes: axum::Router,
+    path: String,
+}
+
+impl Ses {
+    async fn new(topic: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.storage.dir = dir.path().join("data");
+        let node = Node::open(config, system::ids()).await.unwrap();
+        let acme = TenantId::new("acme").unwrap();
+        node.control.create_tenant("cli", &acme, "Acme").await.unwrap();
+        let settings = WebhookSettings { topic_arn: Some(topic.into()), ..WebhookSettings::default() };
+        let made = node.control.add_webhook("cli", &acme, "ses", &settings).await.unwrap();
+        let sns = Arc::new(StandIn::default());
+        let routes = super::routes(Arc::new(Webhooks {
+            control: node.control.clone(),
+            hearing: node.hearing.clone(),
+            certificates: Certificates::new(Arc::clone(&sns) as Arc<dyn Sns>),
+            ids: node.ids.clone(),
+        }));
+        let path = format!("/v1/webhooks/ses/{}", made.token);
+        Self { _dir: dir, node, sns, routes, path }
+    }
+
+    async fn push(&self, body: String) -> StatusCode {
+        let request = Request::post(&self.path).body(Body::from(body)).unwrap();
+        self.routes.clone().oneshot(request).await.unwrap().status()
+    }
+
+    fn logged(&self) -> Vec<Event> {
+        let rows = self.node.spool.reader().events(0, 1_000).unwrap();
+        rows.into_iter().map(|row| row.event).filter(|event| event.ip_pool.is_some()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_topic_is_subscribed_to_and_its_events_are_recorded_once() {
+    let ses = Ses::new("arn:aws:sns:us-west-2:123456789012:feedback").await;
+    for message in messages() {
+        assert_eq!(ses.push(message.to_string()).await, StatusCode::OK, "{message}");
+    }
+    let asked = ses.sns.asked.lock().clone();
+    let confirmed = asked.iter().filter(|url| url.contains("Action=ConfirmSubscription")).count();
+    assert_eq!((asked.len(), confirmed), (3, 2), "one certificate, two confirmations: {asked:?}");
+    let logged = ses.logged();
+    assert_eq!(logged.len(), 1, "the complaint came twice");
+    assert_eq!(
+        (logged[0].event_type, logged[0].recipient.as_deref()),
+        (EventType::Complained, Some("eve@yahoo.com"))
+    );
+    let mut forged = messages().remove(0);
+    forged["Message"] = json!("{\"eventType\":\"Complaint\"}");
+    assert_eq!(ses.push(forged.to_string()).await, StatusCode::FORBIDDEN);
+    assert_eq!(ses.push("no json".into()).await, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_topic_of_somebody_else_is_neither_believed_nor_confirmed() {
+    let ses = Ses::new("arn:aws:sns:us-west-2:123456789012:other").await;
+    for message in messages() {
+        assert_eq!(ses.push(message.to_string()).await, StatusCode::FORBIDDEN);
+    }
+    assert!(ses.sns.asked.lock().is_empty() && ses.logged().is_empty());
 }

@@ -121,7 +121,7 @@ async fn a_killed_server_neither_loses_nor_repeats_what_a_file_brought() {
     let server = home.start().await;
     home.tenant("acme", "shop.example");
     let path = home.path().join("many.json");
-    let lines: String = (0..30_000)
+    let lines: String = (0..12_000)
         .map(|n| {
             let record = json!({"event": "delivered", "email": format!("u{n}@gmail.com"), "timestamp": 1_790_000_000 + n * 60, "sg_event_id": format!("e{n}"), "sg_message_id": format!("m{n}"), "response": "250 2.0.0 OK"});
             format!("{record}\n")
@@ -141,9 +141,9 @@ async fn a_killed_server_neither_loses_nor_repeats_what_a_file_brought() {
     let server = home.start().await;
     ingest.wait().unwrap();
     let [read, _, _, unmapped, bad] = counted(&home, "sendgrid", &path, &[]);
-    assert_eq!((read, unmapped, bad), (30_000, 0, 0));
-    in_the_lake(&home, 30_000).await;
-    assert_eq!(counted(&home, "sendgrid", &path, &[]), [30_000, 0, 30_000, 0, 0]);
+    assert_eq!((read, unmapped, bad), (12_000, 0, 0));
+    in_the_lake(&home, 12_000).await;
+    assert_eq!(counted(&home, "sendgrid", &path, &[]), [12_000, 0, 12_000, 0, 0]);
     server.stop().await;
 }
 
@@ -154,7 +154,7 @@ async fn pushed(server: &Server, path: &str, headers: &[(&str, &str)], body: &st
 
 /// The path of a new webhook.
 fn webhook(home: &Home, args: &[&str]) -> String {
-    let told = home.ok(&[&["webhook-in", "add"], args, &["--tenant", "acme"]].concat());
+    let told = home.ok(&[&["webhook-in", "add"][..], args, &["--tenant", "acme"]].concat());
     let url = told.lines().next().unwrap();
     format!("/v1/webhooks/{}", url.split("/v1/webhooks/").nth(1).unwrap())
 }
@@ -179,7 +179,6 @@ async fn pushes_are_recorded_once_and_only_with_their_proof() {
     assert_eq!(pushed(&server, &postmark.replace("postmark", "sparkpost"), &basic, &complaint).await.0, 404);
     assert_eq!(pushed(&server, "/v1/webhooks/postmark/x", &basic, &complaint).await.0, 404);
     assert_eq!(pushed(&server, &postmark, &basic, "{}").await.0, 422);
-    assert_eq!(pushed(&server, &postmark, &basic, &" ".repeat(13 << 20)).await.0, 413);
 
     let sparkpost = webhook(&home, &["sparkpost"]);
     assert_eq!(pushed(&server, &sparkpost, &[], "[{\"msys\":{}}]").await.0, 200, "SparkPost's test push");
