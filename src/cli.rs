@@ -6,6 +6,7 @@ mod elsewhere;
 mod feedback_loop;
 mod ingest;
 mod lake;
+mod list;
 mod message;
 mod queue;
 mod quota;
@@ -75,6 +76,9 @@ enum Command {
     /// Whom not to write to: unsubscribes, complaints, mailboxes that are gone.
     #[command(subcommand)]
     Suppression(suppression::SuppressionCommand),
+    /// Lists of recipients: what they are worth before anybody sends to them.
+    #[command(subcommand)]
+    List(list::ListCommand),
     /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each; or, with
     /// --from, another sender's logs and events.
     Ingest(ingest::IngestArgs),
@@ -271,6 +275,7 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Message(args) => message::run(&config, args).await,
         Command::Queue(command) => queue::run(&config, command).await,
         Command::Suppression(command) => suppression::run(&config, command).await,
+        Command::List(command) => list::run(&config, command).await,
         Command::Ingest(args) => ingest::run(&config, args).await,
         Command::WebhookIn(command) => webhook_in::run(&config, command).await,
         Command::Lake(command) => lake::run(&config, command).await,

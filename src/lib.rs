@@ -8,6 +8,7 @@
 //! - [`webhooks`]: what other senders push
 //! - [`publisher`]: from judging to sending, the published limits · [`limits`]: those limits in memory
 //! - [`erase`]: a person, or a tenant, out of everything that is kept
+//! - [`lists`]: a list checked before anybody sends to it
 //! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
 //! - [`demo`]: `sendlake demo`, and the make-believe mailbox providers that it and the tests deliver to
 
@@ -18,6 +19,8 @@ pub mod erase;
 pub mod hear;
 pub mod identities;
 pub mod limits;
+mod list_routes;
+pub mod lists;
 pub mod node;
 pub mod ports;
 pub mod publisher;

@@ -41,7 +41,7 @@ pub use self::local::{
 };
 pub use self::meeting::Expected;
 pub use self::parts::{public_host, resolver};
-pub use self::safekeeping::RebuildSuppressions;
+pub use self::safekeeping::{DecideBurst, RebuildSuppressions};
 use crate::config::Config;
 use crate::erase::Eraser;
 use crate::hear::quarantine::Quarantine;
@@ -50,11 +50,13 @@ use crate::hear::visits::Visits;
 use crate::hear::{Hearing, HearingParts, one_click};
 use crate::identities::ControlIdentities;
 use crate::limits::TableLimits;
+use crate::list_routes;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::publisher::{Publication, Publisher};
 use crate::stores;
 use crate::suppression_routes;
 use crate::suppressions::ControlSuppressions;
+use crate::suppressions::bursts::Bursts;
 use crate::suppressions::keeping::Keeping;
 use crate::suppressions::rebuild::Rebuilder;
 use crate::webhooks::sns::{Certificates, Https};
@@ -99,6 +101,7 @@ pub struct Node {
     visits: Arc<Visits>,
     eraser: Arc<Eraser>,
     pub keeping: Arc<Keeping>,
+    pub bursts: Arc<Bursts>,
 }
 
 impl Node {
@@ -176,6 +179,13 @@ impl Node {
             ids.clone(),
             config.maintenance.retention_days,
         ));
+        let bursts = Arc::new(Bursts {
+            control: control.clone(),
+            engine: engine.clone(),
+            suppressions: suppressions.clone(),
+            wishes: hearing.wishes.clone(),
+            ids: ids.clone(),
+        });
         let eraser = Arc::new(Eraser {
             control: control.clone(),
             spool: spool.clone(),
@@ -219,6 +229,7 @@ impl Node {
             visits,
             eraser,
             keeping,
+            bursts,
         })
     }
 
@@ -246,8 +257,10 @@ impl Node {
         if roles.sender {
             routes = routes.merge(api::message_routes(api));
             let (hearing, control) = (self.hearing.clone(), self.control.clone());
-            routes = routes.merge(suppression_routes::routes(hearing, control));
+            routes = routes.merge(suppression_routes::routes(hearing, control.clone()));
+            routes = routes.merge(list_routes::routes(control, self.engine.clone()));
             description.merge(<suppression_routes::ApiDoc as utoipa::OpenApi>::openapi());
+            description.merge(<list_routes::ApiDoc as utoipa::OpenApi>::openapi());
         }
         if roles.query {
             routes = routes.merge(crate::sql_routes::routes(self.engine.clone()));
@@ -296,7 +309,7 @@ impl Node {
             keeping: self.keeping.clone(),
             wishes: self.hearing.wishes.clone(),
         };
-        let safekeeping = safekeeping::routes(rebuilder, self.hearing.clone());
+        let safekeeping = safekeeping::routes(rebuilder, self.hearing.clone(), self.bursts.clone());
         let more = feedback
             .merge(judging)
             .merge(erasing::routes(self.eraser.clone()))
@@ -363,6 +376,7 @@ impl Node {
             self.keeping.start().await;
             tasks.spawn(self.keeping.clone().run(handle.clone(), shutdown.clone()));
             tasks.spawn(self.visits.clone().run(shutdown.clone()));
+            tasks.spawn(self.bursts.clone().run(shutdown.clone()));
             lake = Some(handle);
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {

@@ -1,5 +1,6 @@
 //! The control store's suppressions, kept in memory for the moment before each attempt.
 
+pub mod bursts;
 pub mod exchange;
 pub mod keeping;
 pub mod rebuild;

@@ -44,7 +44,10 @@ pub(crate) fn run(args: &FeedbackArgs) -> anyhow::Result<()> {
                 }
             }
         };
-        told(&format!("{name}, {} octets: parsed and classified", mail.len()), measured(during, &[mail], read));
+        told(
+            &format!("{name}, {} octets: parsed and classified", mail.len()),
+            measured(during, &[mail], read),
+        );
     }
     Ok(())
 }

@@ -127,5 +127,7 @@ cases![
     feedback_loops,
     engagement,
     warmup_stages,
+    bounce_bursts,
+    recipient_freshness,
     rollups,
 ];

@@ -39,11 +39,16 @@ views![
     "bounce_categories",
     "fbl_coverage",
     "engagement",
+    "bounce_bursts",
+    "recipient_freshness",
     "reviews",
     "complaint_baseline",
     "warmup_ceiling",
     "quotas",
 ];
+
+/// What a check of a list knows of addresses, as dated data (TOML).
+pub const LIST_FACTS: &str = include_str!("../lists/2026-11-22.toml");
 
 /// The view of that name.
 pub fn view(name: &str) -> Option<&'static View> {

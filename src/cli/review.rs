@@ -3,14 +3,17 @@
 use axum::body::Body;
 use clap::{Args, Subcommand};
 use sendlake_control::id::TenantId;
+use sendlake_control::suppression::quarantine::BurstReview;
 use sendlake_query::Scope;
 use sendlake_query::output::{self, Format as OutputFormat};
 use sendlake_sender::stream::Stream;
+use serde::Serialize;
 
 use super::control::actor;
+use super::suppression::post;
 use super::{CommandResult, Failure, Format, FormatArg, rows, sql, stream, tenant_id};
 use crate::config::Config;
-use crate::node::{OPERATOR_HEADER, ReviewDecision, call_local};
+use crate::node::{DecideBurst, OPERATOR_HEADER, ReviewDecision, call_local};
 use crate::publisher::Decision;
 use crate::{stores, system};
 
@@ -24,6 +27,25 @@ pub(crate) enum ReviewCommand {
         #[command(flatten)]
         format: FormatArg,
     },
+    /// List bursts of unknown recipients at a provider, the open ones first: what they suppressed is not in force until
+    /// it is decided.
+    Bursts {
+        /// Ask the lake now, instead of waiting for the next minute.
+        #[arg(long)]
+        look: bool,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// The provider was wrong: lift what a burst suppressed for good.
+    Release {
+        #[command(flatten)]
+        burst: Burst,
+    },
+    /// The mailboxes are gone: put what a burst suppressed back on the list.
+    Confirm {
+        #[command(flatten)]
+        burst: Burst,
+    },
     /// Lift the cut. Complaints about mail that was delivered before no longer count.
     Approve {
         #[command(flatten)]
@@ -34,6 +56,15 @@ pub(crate) enum ReviewCommand {
         #[command(flatten)]
         identity: Identity,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Burst {
+    /// As `review bursts` names it.
+    review_id: String,
+    /// Why: stands in the audit log.
+    #[arg(long, default_value = "decided by an operator")]
+    reason: String,
 }
 
 #[derive(Args, Debug)]
@@ -67,9 +98,60 @@ pub(crate) async fn run(config: &Config, command: ReviewCommand) -> CommandResul
             rows::emit(&output::to_bytes(&output, format).map_err(anyhow::Error::from)?);
             Ok(())
         }
+        ReviewCommand::Bursts { look, format } => {
+            if look {
+                post(config, "/local/suppressions/bursts/look", "application/json", "{}".into()).await?;
+            }
+            let control = stores::read_control(config, &system::ids()).await?;
+            let found = control.burst_reviews().await.map_err(anyhow::Error::from)?;
+            let found: Vec<BurstRow> = found.into_iter().map(BurstRow::of).collect();
+            rows::print(&found, &BURST_COLUMNS, format.format)?;
+            Ok(())
+        }
+        ReviewCommand::Release { burst } => decide_burst(config, burst, false).await,
+        ReviewCommand::Confirm { burst } => decide_burst(config, burst, true).await,
         ReviewCommand::Approve { identity } => decide(config, identity, Decision::Approve).await,
         ReviewCommand::Stop { identity } => decide(config, identity, Decision::Stop).await,
     }
+}
+
+#[derive(Serialize)]
+struct BurstRow {
+    review_id: String,
+    state: String,
+    provider: String,
+    opened_at: String,
+    quarantined: i64,
+    reason: String,
+    decided_by: Option<String>,
+}
+
+const BURST_COLUMNS: [&str; 7] =
+    ["review_id", "state", "provider", "opened_at", "quarantined", "reason", "decided_by"];
+
+impl BurstRow {
+    fn of(review: BurstReview) -> Self {
+        Self {
+            review_id: review.review_id,
+            state: review.state,
+            provider: review.provider,
+            opened_at: review.opened_at.to_string(),
+            quarantined: review.quarantined,
+            reason: review.reason,
+            decided_by: review.decided_by,
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn decide_burst(config: &Config, burst: Burst, confirm: bool) -> CommandResult {
+    let asked = DecideBurst { review_id: burst.review_id, confirm, reason: burst.reason };
+    let body = serde_json::to_vec(&asked).map_err(anyhow::Error::from)?;
+    let answer = post(config, "/local/suppressions/bursts/decide", "application/json", body.into()).await?;
+    let entries = answer.get("entries").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let what = if confirm { "back on the list" } else { "lifted" };
+    println!("burst {}: {entries} suppressions {what}", asked.review_id);
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

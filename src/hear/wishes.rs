@@ -3,12 +3,12 @@
 //! of the list, told by the control store in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::suppression::full_mailbox::FullMailbox;
 use sendlake_control::suppression::untold::Untold;
-use sendlake_control::suppression::{NewSuppression, Reach};
+use sendlake_control::suppression::{NewSuppression, Reach, Reason};
 use sendlake_control::{ControlError, ControlStore};
 use sendlake_ingest::event::{Event, EventType};
 use sendlake_sender::spool::{Spool, SpoolError};
@@ -43,6 +43,8 @@ pub struct Wishes {
     one_at_a_time: tokio::sync::Mutex<()>,
     /// The day on which old counts were forgotten last.
     tidied_on: AtomicI32,
+    /// Wishes that came into force in this process, by their reasons' places.
+    granted: [AtomicU64; Reason::ALL.len()],
 }
 
 impl Wishes {
@@ -52,8 +54,28 @@ impl Wishes {
         suppressions: Arc<ControlSuppressions>,
         ids: Ids,
     ) -> Self {
-        let (one_at_a_time, tidied_on) = (tokio::sync::Mutex::default(), AtomicI32::default());
-        Self { spool, control, suppressions, ids, one_at_a_time, tidied_on }
+        Self {
+            spool,
+            control,
+            suppressions,
+            ids,
+            one_at_a_time: tokio::sync::Mutex::default(),
+            tidied_on: AtomicI32::default(),
+            granted: Default::default(),
+        }
+    }
+
+    /// How many wishes with this reason came into force since this process started.
+    pub fn granted(&self, reason: Reason) -> u64 {
+        let place = Reason::ALL.iter().position(|known| *known == reason);
+        place.and_then(|place| self.granted.get(place)).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, reason: Reason) {
+        let place = Reason::ALL.iter().position(|known| *known == reason);
+        if let Some(count) = place.and_then(|place| self.granted.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Keeps the list in memory fresh, brings wishes into force as they come and ends what is over, until `stop`.
@@ -128,6 +150,9 @@ impl Wishes {
         let (full, wanted): (Vec<&Wish>, Vec<&Wish>) = wishes.iter().partition(|wish| wish.is_counted);
         let new: Vec<_> = wanted.iter().map(|wish| (wish.actor.clone(), new_suppression(wish))).collect();
         for (wish, answer) in wanted.iter().zip(self.control.suppress_all(&new).await?) {
+            if answer.is_ok() {
+                self.count(wish.reason);
+            }
             complain(wish.event_id, answer.err())?;
         }
         let full_mailboxes: Vec<_> = full.iter().map(|wish| full_mailbox(wish)).collect();

@@ -161,5 +161,28 @@ pub fn read(
     Ok(format)
 }
 
+/// Hands over the address of each record of a file, as it stands there; `Err` for a record without one.
+pub fn read_addresses(
+    file: impl Read,
+    format: Option<ListFormat>,
+    each: &mut dyn FnMut(Result<String, String>),
+) -> Result<(), UnreadableList> {
+    let mut file = std::io::BufReader::with_capacity(record::HEAD_BYTES, file);
+    let head = file.fill_buf()?.to_vec();
+    let shape = record::Shape::of(&head)?;
+    if format.is_none() && !meaning::names_addresses(&shape) {
+        let fields = shape.fields.join(", ");
+        return Err(UnreadableList::Unknown(format!("none of the fields {fields} holds an address")));
+    }
+    record::each(file, &shape, &mut |place, record| {
+        let address = record.map_err(|why| format!("{place}: {why}")).and_then(|record| {
+            let address = record.get(&meaning::ADDRESS).map(str::to_owned);
+            address.ok_or_else(|| format!("{place}: it has no address"))
+        });
+        each(address);
+        true
+    })
+}
+
 #[cfg(test)]
 mod tests;

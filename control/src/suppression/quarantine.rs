@@ -193,7 +193,7 @@ impl ControlStore {
             BurstDecision::Confirm => "confirmed",
         };
         let mut transaction = self.begin(doing).await?;
-        let closed = sqlx::query("UPDATE suppression_reviews SET state = $1, decided_at = $2, decided_by = $3 WHERE review_id = $4 AND state = 'open'")
+        let closed = sqlx::query("UPDATE suppression_reviews SET state = $1, decided_at = $2, until_at = $2, decided_by = $3 WHERE review_id = $4 AND state = 'open'")
             .bind(state)
             .bind(self.ids.now().0)
             .bind(actor)

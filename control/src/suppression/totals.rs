@@ -12,9 +12,6 @@ use crate::error::ControlError;
 use crate::id::TenantId;
 use crate::store::ControlStore;
 
-/// Rows read at a time when they are counted anew.
-const COUNTED_ROWS: i64 = 20_000;
-
 /// A sum modulo 2^128 over keyed hashes: adding an entry and taking it away again gives the same, in any order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -168,27 +165,14 @@ impl ControlStore {
     }
 
     async fn count(&self, connection: &mut SqliteConnection) -> Result<Totals, ControlError> {
-        let (hasher, mut after) = (self.entry_hasher(), 0);
+        let hasher = self.entry_hasher();
         let mut totals = Totals { seq: self.last_seq(connection).await?, ..Totals::default() };
-        loop {
-            let rows: Vec<(i64, String, Vec<u8>, String, String)> = sqlx::query_as("SELECT rowid, tenant_id, address_hash, reason, reach FROM suppressions WHERE rowid > $1 ORDER BY rowid LIMIT $2")
-                .bind(after)
-                .bind(COUNTED_ROWS)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(self.failed("add the suppressions up"))?;
-            let Some((last, ..)) = rows.last() else { return Ok(totals) };
-            after = *last;
-            for (_, tenant, hash, reason, reach) in rows {
-                let tenant = TenantId::try_from(tenant)
-                    .map_err(|error| unreadable(&TenantId::platform(), error.to_string()))?;
-                let problem = |problem| unreadable(&tenant, problem);
-                let hash = AddressHash::from_bytes(hash).map_err(problem)?;
-                let (reason, reach) = (reason.parse().map_err(problem)?, reach.parse().map_err(problem)?);
-                totals.digest.add(hasher.hash(&tenant, hash, reason, reach));
-                totals.entries += 1;
-            }
-        }
+        let mut add = |tenant: &TenantId, reason, reach, hash, _| {
+            totals.digest.add(hasher.hash(tenant, hash, reason, reach));
+            totals.entries += 1;
+        };
+        self.each_entry(connection, &mut add).await?;
+        Ok(totals)
     }
 
     /// The latest line of the log.

@@ -9,7 +9,12 @@ use sendlake_sender::address::Address;
 use super::record::{Record, Shape, short};
 use super::{Entry, ListFormat, Read1, reach_of};
 
-const ADDRESS: [&str; 5] = ["address", "email", "emailaddress", "recipient", "recipientemail"];
+pub(super) const ADDRESS: [&str; 5] = ["address", "email", "emailaddress", "recipient", "recipientemail"];
+
+/// Whether records of this form have addresses.
+pub(super) fn names_addresses(shape: &Shape) -> bool {
+    shape.fields.is_empty() || shape.fields.iter().any(|field| ADDRESS.contains(&field.as_str()))
+}
 
 /// Whose form the fields are.
 pub(super) fn format_of(shape: &Shape) -> Option<ListFormat> {

@@ -248,3 +248,86 @@ async fn a_lost_control_store_is_missed_and_the_lake_gives_back_the_list_with_it
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_judged_before_anybody_sends_and_the_tenants_own_list_is_kept_over_http() {
+    let sink = sink();
+    let home = Home::new().route("sink.test", sink.addr());
+    let server = home.start().await;
+    let key = home.tenant("acme", "acme.example");
+    let bolt = home.tenant("bolt", "bolt.example");
+    server.http.ready(&key, "acme.example").await;
+    let id = send(&server.http, &key, "fresh@sink.test", "marketing").await;
+    server.http.outcome(&key, &id, "delivered").await;
+
+    let add = json!({"address": "Ann@sink.test", "reason": "unsubscribe", "note": "by phone"}).to_string();
+    for status in [201, 200] {
+        assert_eq!(server.http.post("/v1/suppressions", &key, &[], add.clone()).await.status, status);
+    }
+    for (body, status) in [
+        (json!({"address": "ann"}), 422),
+        (json!({"address": "a@b.test", "reason": "dislike"}), 422),
+        (json!({"address": "a@b.test", "reach": "global"}), 403),
+        (json!({"address": "a@b.test", "colour": "red"}), 422),
+    ] {
+        let answer = server.http.post("/v1/suppressions", &key, &[], body.to_string()).await;
+        assert_eq!(answer.problem().0, status, "{body}");
+    }
+    let import =
+        server.http.post("/v1/suppressions/import", &key, &[], "bob@sink.test,BOUNCE\nx,BOUNCE\n").await;
+    assert_eq!((&import.json()["added"], &import.json()["bad"]), (&json!(1), &json!(1)), "{}", import.text());
+    let page = server.http.get("/v1/suppressions?limit=1", &key).await.json();
+    assert_eq!(
+        (page["suppressions"].as_array().unwrap().len(), page["next"].is_number()),
+        (1, true),
+        "{page}"
+    );
+    let exported = server.http.get("/v1/suppressions/export?format=ses", &key).await.text();
+    assert_eq!(exported, "ann@sink.test,COMPLAINT\nbob@sink.test,BOUNCE\n");
+    let others = server.http.get("/v1/suppressions", &bolt).await.json();
+    assert_eq!(others["suppressions"], json!([]), "another tenant sees nothing");
+    let read_only = home.key("acme", &["read"]);
+    let refused = server.http.post("/v1/suppressions", &read_only, &[], add).await;
+    assert_eq!(refused.status, 403);
+
+    let list = "email,name\nfresh@sink.test,F\nFRESH@sink.test,F\nann@sink.test,A\nbob@sink.test,B\nnobody,N\n\
+        info@sink.test,I\ncarl@gmial.com,C\nd.o.ra@gmail.com,D\ndora+x@gmail.com,D\neve@yopmail.com,E\n";
+    let file = write(&home, "list.csv", list);
+    let printed = home.ok(&["list", "check", &file, "--tenant", "acme", "--format", "json"]);
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    let found = |report: &Value, name: &str| {
+        let all = report["findings"].as_array().unwrap();
+        all.iter()
+            .find(|found| found["finding"] == name)
+            .map_or(0, |found| found["addresses"].as_u64().unwrap())
+    };
+    for (finding, addresses) in [
+        ("malformed", 1),
+        ("suppressed", 2),
+        ("likely_trap", 1),
+        ("disposable", 1),
+        ("role", 1),
+        ("never", 7),
+    ] {
+        assert_eq!(found(&report, finding), addresses, "{finding}: {report:#}");
+    }
+    assert_eq!((&report["records"], &report["addresses"]), (&json!(10), &json!(8)), "{report:#}");
+    assert_eq!((&report["duplicates"], &report["same_mailbox"]), (&json!(1), &json!(1)));
+    assert_eq!(report["freshness"]["0-30"], 1, "{report:#}");
+    assert!(
+        report["plan"].as_array().unwrap().iter().any(|share| share["provider"] == "google"),
+        "{report:#}"
+    );
+    assert!(printed.contains("ann@sink.test (unsubscribe since 20"), "{printed}");
+    let table = home.ok(&["list", "check", &file, "--tenant", "acme", "--stream", "transactional"]);
+    assert!(table.contains("score ") && table.contains("last delivered"), "{table}");
+    let answer = server.http.post("/v1/lists/check", &key, &[], list).await;
+    assert_eq!((answer.status, &answer.json()["findings"]), (200, &report["findings"]), "{}", answer.text());
+    let answer = server.http.post("/v1/lists/check", &bolt, &[], list).await.json();
+    assert_eq!(
+        (found(&answer, "suppressed"), found(&answer, "never")),
+        (0, 8),
+        "of others nothing is known: {answer}"
+    );
+    server.stop().await;
+}
