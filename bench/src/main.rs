@@ -7,6 +7,7 @@
 //!   store that counts requests · `rollups`: what it costs to keep them up
 //! - `suppression`: the list of suppressions at size: memory, lookups, start
 //! - `feedback`: replies classified and reports parsed, on one core
+//! - `tracking`: what links of each recipient's own cost
 //! - `events`: made-up events with the variety of real ones · `machine`: processor time, load, what this machine is
 
 mod counting;
@@ -26,6 +27,7 @@ mod rollups;
 mod server;
 mod sink;
 mod suppression;
+mod tracking;
 
 use std::path::Path;
 
@@ -53,6 +55,8 @@ enum What {
     Feedback(feedback::FeedbackArgs),
     /// The list of suppressions at 50 M entries: memory, lookups, start.
     Suppression(suppression::SuppressionArgs),
+    /// What tracked mail costs.
+    Tracking(tracking::TrackingArgs),
 }
 
 #[tokio::main]
@@ -64,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
         What::Large(args) => large::run(args).await,
         What::Feedback(args) => feedback::run(&args),
         What::Suppression(args) => suppression::run(args).await,
+        What::Tracking(args) => tracking::run(&args),
     }
 }
 

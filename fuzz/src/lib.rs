@@ -10,10 +10,13 @@ pub mod event;
 pub mod foreign;
 pub mod domain_report;
 pub mod inbound_data;
+pub mod link;
 pub mod reply;
 pub mod report;
 pub mod stream;
 pub mod submission;
+pub mod token;
+pub mod track;
 
 /// The part of the send API that reads requests.
 pub mod api {

@@ -1,6 +1,7 @@
 //! Opens and clicks: what leaves is read by Python's parsers and verified by dkimpy, what comes back is asked by its HTTP
 //! client and by a browser; and a wish to leave that comes while a message waits.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -335,18 +336,19 @@ async fn whoever_leaves_gets_nothing_that_was_still_waiting() {
     let leave = leave.split(['<', '>']).nth(1).unwrap().to_owned();
     let leave = leave.strip_prefix(&format!("http://127.0.0.1:{port}")).unwrap();
 
-    let later = home.sql("SELECT now() + INTERVAL '3 seconds' AS at")[0]["at"].as_str().unwrap().to_owned();
-    let waiting = json!({"stream": "marketing", "send_at": later});
+    let later = "SELECT to_char(now() + INTERVAL '5 seconds', '%Y-%m-%dT%H:%M:%SZ') AS later";
+    let later = home.sql(later);
+    let waiting = json!({"stream": "marketing", "send_at": later[0]["later"]});
     let waiting = server.http.send(&key, &message_with("ann@sink.test", waiting)).await.remove(0);
-    let deferred = message_with("r450.ann@sink.test", json!({"stream": "marketing"}));
-    let deferred = server.http.send(&key, &deferred).await.remove(0);
-    until("a deferral", Duration::from_secs(5), async || {
-        home.events_by_type().contains_key("deferred").then_some(())
-    })
-    .await;
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let left = server.http.post(leave, "", &form, "List-Unsubscribe=Page").await;
     assert_eq!(left.status, 200, "{}", left.text());
+    let deferred = message_with("r450.ann@sink.test", json!({"stream": "marketing"}));
+    let deferred = server.http.send(&key, &deferred).await.remove(0);
+    until("a deferral", Duration::from_secs(10), async || {
+        home.events_by_type().contains_key("deferred").then_some(())
+    })
+    .await;
     let history = server.http.outcome(&key, &waiting, "suppressed").await;
     let kinds = crate::events(&history, "event_type");
     assert!(!kinds.iter().any(|kind| *kind == "delivered" || *kind == "deferred"), "{history}");
@@ -356,4 +358,52 @@ async fn whoever_leaves_gets_nothing_that_was_still_waiting() {
     server.stop().await;
     let how = home.sql("SELECT detail FROM events WHERE event_type = 'unsubscribed'");
     assert_eq!(how[0]["detail"], "{\"by\":\"link\"}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tracking_domain_is_used_once_the_dns_leads_from_it_to_here() {
+    let Some(python) = Python::with(&["aiosmtpd"]) else { return };
+    let (base, port) = (Home::new(), free_port());
+    let sink = SmtpSink::start(&python, base.path());
+    let mut names = python
+        .script("names.py")
+        .args(["mail.acme.example=127.0.0.1", "links.acme.example=127.0.0.1", "away.acme.example=192.0.2.1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(names.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let home = home(&sink, base, port)
+        .set("http.public_url", format!("\"http://mail.acme.example:{port}\""))
+        .set("delivery.dns_servers", format!("[\"{}\"]", line.trim()));
+    let server = home.start().await;
+    let key = home.tenant("acme", "acme.example");
+    server.http.ready(&key, "acme.example").await;
+    let refused = home.run(&["domain", "check", "acme.example"]);
+    assert!(refused.code == 3 && refused.err.contains("no tracking domain"), "{refused:?}");
+    for (name, words) in [("gone.acme.example", "knows no name"), ("away.acme.example", "does not lead to")] {
+        home.ok(&["domain", "tracking", "acme.example", name]);
+        let refused = home.run(&["domain", "check", "acme.example"]);
+        assert!(refused.code == 4 && refused.err.contains(words), "{name}: {refused:?}");
+    }
+    home.ok(&["domain", "tracking", "acme.example", "links.acme.example"]);
+    let said = home.ok(&["domain", "check", "acme.example"]);
+    assert!(said.contains("links.acme.example leads to mail.acme.example"), "{said}");
+    let both = json!({"opens": true, "clicks": true});
+    let (_, ann) = sent(&server.http, &key, &sink, "ann@sink.test", both).await;
+    let link = attributes(&read(&python, &[&ann.file])[0], "a", "href").remove(0);
+    let own = format!("http://links.acme.example:{port}/c/");
+    assert!(link.starts_with(&own), "{link}");
+    let here = link.replace("links.acme.example", "127.0.0.1");
+    let host = format!("Host:links.acme.example:{port}");
+    assert_eq!(visit(&python, "GET", &here, &[&host, CHROME])["status"], 302);
+    home.ok(&["domain", "tracking", "acme.example"]);
+    assert_eq!(
+        visit(&python, "GET", &here, &[&host, CHROME])["status"],
+        302,
+        "mail that left goes on working"
+    );
+    server.stop().await;
+    names.kill().unwrap();
+    names.wait().unwrap();
 }

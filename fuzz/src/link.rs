@@ -1,0 +1,1 @@
+../../sender/src/link.rs
