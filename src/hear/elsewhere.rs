@@ -26,7 +26,7 @@ const LOGGED_AT_ONCE: usize = 1_000;
 /// Feedback comes at most so long after its delivery.
 const FEEDBACK_DAYS_MAX: i64 = 90;
 /// With so many events waiting for the lake, files wait too: mail comes first.
-const WAITING_ROWS_MAX: u64 = 120_000;
+const WAITING_ROWS_MAX: u64 = 60_000;
 const WAIT_STEP: Duration = Duration::from_millis(200);
 const WAIT_STEPS_MAX: usize = 300;
 /// How long tokens of pushes are remembered: longer than any of them is good for.
