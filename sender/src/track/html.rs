@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
-use html5gum::{Span, Tokenizer};
+use html5gum::{Error, Span, Tokenizer};
 use url::Url;
 
 use super::Place;
@@ -46,8 +46,16 @@ enum Edit {
 
 /// The text with its places, or `None` when it has none.
 pub fn places(html: &str, tracking: Tracking, is_spared: &dyn Fn(&str) -> bool) -> Option<Vec<Segment>> {
-    let mut reader =
-        Reader { html, tracking, is_spared, tag: None, edits: Vec::new(), links: 0, body_end: None };
+    let mut reader = Reader {
+        html,
+        tracking,
+        is_spared,
+        tag: None,
+        edits: Vec::new(),
+        links: 0,
+        body_end: None,
+        is_cut: false,
+    };
     let mut emitter =
         CallbackEmitter::new(|event: CallbackEvent<'_>, span: Span<usize>| -> Option<Infallible> {
             reader.read(event, span.start..span.end);
@@ -56,7 +64,9 @@ pub fn places(html: &str, tracking: Tracking, is_spared: &dyn Fn(&str) -> bool) 
     // what stands in a style or a textarea is no tag
     emitter.naively_switch_states(true);
     Tokenizer::new_with_emitter(html, emitter).for_each(drop);
-    let pixel_at = tracking.opens.then(|| reader.body_end.unwrap_or(html.len()));
+    // in a tag or a comment that does not end, a picture would show nothing and swallow what is there
+    let end = reader.body_end.or((!reader.is_cut).then_some(html.len()));
+    let pixel_at = end.filter(|_| tracking.opens);
     split(html, reader.edits, pixel_at)
 }
 
@@ -70,6 +80,8 @@ struct Reader<'a> {
     links: usize,
     /// Where the last `</body>` starts.
     body_end: Option<usize>,
+    /// The text ends in the middle of a tag or a comment.
+    is_cut: bool,
 }
 
 #[derive(Default)]
@@ -116,6 +128,14 @@ impl Reader<'_> {
                     self.body_end = Some(at.start);
                 }
             }
+            CallbackEvent::Error(
+                Error::EofBeforeTagName
+                | Error::EofInTag
+                | Error::EofInComment
+                | Error::EofInCdata
+                | Error::EofInDoctype
+                | Error::EofInScriptHtmlCommentLikeText,
+            ) => self.is_cut = true,
             CallbackEvent::String { .. }
             | CallbackEvent::Comment { .. }
             | CallbackEvent::Doctype { .. }
@@ -345,6 +365,9 @@ mod tests {
             ),
         ] {
             assert_eq!(shown(html, BOTH), expected);
+        }
+        for cut in ["x<a href=\"https://a.test/", "x<!-- y", "x<", "x<p class="] {
+            assert_eq!(shown(cut, BOTH), "nothing", "{cut}");
         }
         let opens = Tracking { opens: true, clicks: false };
         assert_eq!(
