@@ -30,7 +30,8 @@ fn text(html: &str, tracking: Tracking) {
         }
     }
     let clicks = Tracking { opens: false, clicks: true };
-    if tracking.clicks {
+    // a link that opted out has lost the word by which it did
+    if tracking.clicks && !html.to_ascii_lowercase().contains("track") {
         assert_eq!(places(&again, clicks, &is_own), None, "{again:?}");
     }
 }

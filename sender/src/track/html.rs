@@ -171,10 +171,8 @@ impl Attribute {
         })
     }
 
-    /// Where it stands, with its quotes and the white space before it.
+    /// Where it stands, with its quotes; and with the white space before it, unless that keeps apart what stands around.
     fn whole(&self, html: &str) -> Option<Range<usize>> {
-        let before = html.get(..self.name_at.start)?;
-        let start = before.trim_end_matches(|c: char| c.is_ascii_whitespace()).len();
         let end = match &self.value {
             Some((_, at)) => at.end + usize::from(html.get(..at.start)?.ends_with(['"', '\''])),
             None => {
@@ -183,6 +181,9 @@ impl Attribute {
                 self.name_at.end + empty.map_or(0, |empty| empty.len())
             }
         };
+        let before = html.get(..self.name_at.start)?;
+        let is_apart = html.get(end..)?.starts_with(|c: char| c.is_ascii_whitespace() || c == '>');
+        let start = if is_apart { before.trim_ascii_end().len() } else { before.len() };
         Some(start..end)
     }
 }
@@ -338,6 +339,8 @@ mod tests {
                 "<a href=\"https://a.test/\" id=x>",
             ),
             ("<a clicktracking=off href=\"https://a.test/\">", "<a href=\"https://a.test/\">"),
+            ("<a href=https://a.test/x data-sendlake-track=\"off\"/>", "<a href=https://a.test/x />"),
+            ("<a href=https://a.test/ data-sendlake-track=\"off\"id=x>", "<a href=https://a.test/ id=x>"),
             ("<a ses:no-track href=\"https://a.test/\">", "<a href=\"https://a.test/\">"),
             ("<a data-pm-no-track href=\"https://a.test/\">", "<a href=\"https://a.test/\">"),
             ("<a data-pm-no-track=\"\" href=\"https://a.test/\">", "<a href=\"https://a.test/\">"),
