@@ -142,34 +142,78 @@ pub(super) fn each(file: impl BufRead, shape: &Shape, each: Each<'_>) -> Result<
     }
 }
 
-fn each_row(file: impl BufRead, header: bool, each: Each<'_>) -> Result<(), UnreadableList> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
+fn each_row(mut file: impl BufRead, header: bool, each: Each<'_>) -> Result<(), UnreadableList> {
     let mut names: Vec<String> = ["address", "reason"].map(str::to_owned).to_vec();
-    let mut row = csv::ByteRecord::new();
-    let mut is_first = true;
+    let (mut text, mut next, mut is_first) = (Vec::new(), 1, true);
     loop {
-        let line = reader.position().line();
-        match reader.read_byte_record(&mut row) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(error) => return Err(UnreadableList::Shape(error.to_string())),
+        let line = next;
+        text.clear();
+        // a quoted field may hold line ends
+        let mut whole = false;
+        while !whole && text.len() <= LINE_BYTES_MAX {
+            let before = text.len();
+            let mut limited = std::io::Read::take(&mut file, LINE_BYTES_MAX as u64 + 1);
+            if limited.read_until(b'\n', &mut text)? == 0 {
+                break;
+            }
+            if text.last() == Some(&b'\n') {
+                next += 1;
+            } else if text.len() - before > LINE_BYTES_MAX {
+                file.skip_until(b'\n')?;
+                next += 1;
+            }
+            whole = !is_open(&text);
         }
-        let line = row.position().map_or(line, csv::Position::line);
-        let fields =
-            row.iter().map(|field| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').to_owned());
-        if header && std::mem::take(&mut is_first) {
-            names = fields.map(|name| plain(&name)).collect();
+        if text.is_empty() {
+            return Ok(());
+        }
+        if text.trim_ascii().is_empty() {
             continue;
         }
-        let record = if row.as_slice().len() > LINE_BYTES_MAX {
-            Err("the line is longer than 64 KiB".to_owned())
+        let record = if text.len() > LINE_BYTES_MAX {
+            Err("it is longer than 64 KiB, or a quote in it does not end".to_owned())
         } else {
-            Ok(Record(names.iter().cloned().zip(fields).collect()))
+            fields_of(&text)
         };
+        let fields = match record {
+            Ok(fields) if header && std::mem::take(&mut is_first) => {
+                names = fields.iter().map(|name| plain(name)).collect();
+                continue;
+            }
+            record => record,
+        };
+        let record = fields.map(|fields| Record(names.iter().cloned().zip(fields).collect()));
         if !each(Place::Line(line), record) {
             return Ok(());
         }
     }
+}
+
+/// Whether a quoted field has begun in this text and not ended.
+fn is_open(text: &[u8]) -> bool {
+    let (mut quoted, mut at_start) = (false, true);
+    for octet in text {
+        match (quoted, *octet) {
+            // two quotes within a field close and open it
+            (true, b'"') => (quoted, at_start) = (false, true),
+            (true, _) => {}
+            (false, b'"') if at_start => (quoted, at_start) = (true, false),
+            (false, octet) => at_start = octet == b',',
+        }
+    }
+    quoted
+}
+
+fn fields_of(text: &[u8]) -> Result<Vec<String>, String> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .buffer_capacity(text.len().max(64))
+        .from_reader(text);
+    let mut row = csv::ByteRecord::new();
+    reader.read_byte_record(&mut row).map_err(|error| error.to_string())?;
+    let field = |field| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').to_owned();
+    Ok(row.iter().map(field).collect())
 }
 
 fn each_line(mut file: impl BufRead, each: Each<'_>) -> Result<(), UnreadableList> {

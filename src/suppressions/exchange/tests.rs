@@ -154,6 +154,32 @@ fn what_is_wrong_is_told_by_its_line_and_the_rest_is_read() {
 }
 
 #[test]
+fn quoted_fields_may_hold_line_ends_and_an_open_quote_ends_somewhere() {
+    let text = "address,note,reason\r\nann@a.test,\"said\r\n\"\"no\"\"\r\n\",manual\r\nbob@a.test,5\" wide,manual\r\nx,y,z\r\n";
+    let (_, found) = entries(text);
+    let Read1::Entry(ann) = &found[0].1 else { panic!("{found:?}") };
+    assert_eq!(ann.note.as_deref(), Some("said \"no\""));
+    assert!(matches!(&found[1].1, Read1::Entry(bob) if bob.address == "bob@a.test"), "{found:?}");
+    assert!(matches!((&found[2].0, &found[2].1), (Place::Line(6), Read1::Bad(_))), "{found:?}");
+    let open = format!("ann@a.test,\"manual\n{}bob@a.test,manual\n", "x@a.test,manual\n".repeat(5_000));
+    let (_, found) = entries_as(&open, Some(ListFormat::Csv), None);
+    assert!(matches!(&found[0].1, Read1::Bad(why) if why.contains("64 KiB")), "{:?}", found[0]);
+    assert!(matches!(&found.last().unwrap().1, Read1::Entry(bob) if bob.address == "bob@a.test"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_octets_are_read_to_an_end(octets: Vec<u8>, head in "(address,reason\n|\\{\"a\":|\\[\\{\"email\":\"|email\n|a@b.test,)?") {
+        let text = [head.as_bytes(), &octets].concat();
+        for format in [None, Some(ListFormat::Mailgun), Some(ListFormat::Csv)] {
+            let mut left = 10_000;
+            let _ = read(text.as_slice(), format, None, &mut |_, _| { left -= 1; left > 0 });
+            assert!(left > 0, "{text:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_written_comes_back_in_every_format() {
     let at = Timestamp::from_secs(AT);
     let list: Vec<Entry> = Reason::ALL
