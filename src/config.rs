@@ -63,7 +63,7 @@ section! {
 
 section! {
     Storage {
-        /// The data folder: `spool/`, `control.db`, `master.key`, and `lake/` unless `lake_url` says otherwise.
+        /// The data folder: `spool/`, `reports/`, `control.db`, `master.key`, and `lake/` unless `lake_url` says otherwise.
         dir: PathBuf = "sendlake-data".into(),
         /// Where the lake lies: empty for `<dir>/lake`, else `s3://…`, `gs://…`, `az://…` or `file:///…`.
         lake_url: String = String::new(),
@@ -220,6 +220,8 @@ section! {
         feedback_addresses: Vec<String> = Vec::new(),
         /// A folder, or a Maildir, in which another server leaves mails; each is read and removed. Empty for none.
         drop_dir: PathBuf = PathBuf::new(),
+        /// Addresses for DMARC and TLS reports besides `dmarc@` and `tlsrpt@` at every bounce domain.
+        report_addresses: Vec<String> = Vec::new(),
         message_bytes_max: usize = 10 << 20,
         sessions_max: usize = 100,
         /// Mails of one client address (or IPv6 network of 64 bits) in a minute; the next ones are answered 451.
@@ -335,6 +337,11 @@ impl Config {
     /// Where the list of suppressions is kept for a quick start: hashes, no addresses.
     pub fn suppressions_path(&self) -> PathBuf {
         self.storage.dir.join("suppressions.idx")
+    }
+
+    /// DMARC and TLS reports that wait for the lake, and those that cannot be read.
+    pub fn reports_dir(&self) -> PathBuf {
+        self.storage.dir.join("reports")
     }
 
     pub fn socket_path(&self) -> PathBuf {

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain_reports::DomainReports;
 use crate::hear::quarantine::Quarantine;
 use crate::hear::wishes::{WishError, Wishes};
 use crate::suppressions::ControlSuppressions;
@@ -119,6 +120,8 @@ pub struct Eraser {
     pub store: LakeStore,
     /// Set once the lake's writer runs. Without one the outbox is carried over here.
     pub writer: Arc<OnceLock<LakeHandle>>,
+    /// Reports that wait for the lake, and those that nobody can read.
+    pub reports: Arc<DomainReports>,
     pub ids: Ids,
     pub quarantine: Quarantine,
     /// Who takes the maintenance lease, in words.
@@ -145,6 +148,7 @@ impl Eraser {
         let messages_withdrawn = self.withdraw(&whose).await?;
         self.flush().await?;
         self.empty_quarantine(&whose).await?;
+        self.reports.clear().await.map_err(|error| NotErased::Flush(error.to_string()))?;
         let erase = Erase {
             store: self.store.clone(),
             events: Arc::clone(&self.lake),

@@ -49,11 +49,14 @@ use self::delivery::{Deliveries, Delivery};
 use self::quarantine::Quarantine;
 pub use self::unsubscribe::Leave;
 use self::wishes::Wishes;
+use crate::domain_reports::DomainReports;
 use crate::identities::ControlIdentities;
 use crate::suppressions::ControlSuppressions;
 
 /// Events without a message that are taken in one hour: anybody may send such reports.
 const UNATTRIBUTED_PER_HOUR_MAX: u32 = 2_000;
+const NO_DOMAIN_REPORT: &str =
+    "only DMARC reports (RFC 7489, RFC 6591) and SMTP TLS reports (RFC 8460) are read at this address";
 /// Commits to the lake that feedback hastens are at least so far apart.
 const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -65,7 +68,7 @@ pub struct Unavailable(pub String);
 /// What became of one thing that came back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Heard {
-    /// `recorded`, `repeat`, `unattributed`, `refused`, `ignored`.
+    /// `recorded`, `repeat`, `unattributed`, `refused`, `ignored`, `quarantined`.
     pub outcome: &'static str,
     /// The event, where one was or had been logged.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +83,7 @@ pub struct Heard {
 }
 
 impl Heard {
-    fn refused(detail: impl Into<String>) -> Self {
+    pub(crate) fn refused(detail: impl Into<String>) -> Self {
         Self { outcome: "refused", detail: detail.into(), ..Self::default() }
     }
 
@@ -107,13 +110,15 @@ pub enum Addressee {
     Unsubscribe { message_id: Uuid, owner: TenantId },
     /// A mailbox for reports: of a tenant's bounce domain, or of the installation.
     Reports { owner: Option<TenantId> },
+    /// A mailbox for DMARC and TLS reports, likewise.
+    DomainReports { owner: Option<TenantId> },
 }
 
 impl Addressee {
     fn owner(&self) -> Option<&TenantId> {
         match self {
             Addressee::ReturnPath { owner, .. } | Addressee::Unsubscribe { owner, .. } => Some(owner),
-            Addressee::Reports { owner } => owner.as_ref(),
+            Addressee::Reports { owner } | Addressee::DomainReports { owner } => owner.as_ref(),
         }
     }
 }
@@ -128,6 +133,10 @@ pub struct Hearing {
     deliveries: Deliveries,
     engine: Arc<QueryEngine>,
     pub wishes: Arc<Wishes>,
+    /// DMARC and TLS reports go there.
+    pub reports: Arc<DomainReports>,
+    /// Further addresses for those, lower case.
+    report_addresses: Vec<String>,
     /// Further addresses for reports, lower case.
     feedback_addresses: Vec<String>,
     quarantine: Quarantine,
@@ -148,6 +157,8 @@ pub struct HearingParts {
     pub identities: Arc<ControlIdentities>,
     pub suppressions: Arc<ControlSuppressions>,
     pub tokens: TokenKeys,
+    pub reports: Arc<DomainReports>,
+    pub report_addresses: Vec<String>,
     pub feedback_addresses: Vec<String>,
     pub quarantine: Quarantine,
     pub ids: Ids,
@@ -170,6 +181,8 @@ impl Hearing {
             identities: parts.identities,
             suppressions: parts.suppressions,
             tokens: parts.tokens,
+            reports: parts.reports,
+            report_addresses: parts.report_addresses.iter().map(|a| a.to_lowercase()).collect(),
             feedback_addresses: parts.feedback_addresses.iter().map(|a| a.to_lowercase()).collect(),
             quarantine: parts.quarantine,
             ids: parts.ids,
@@ -201,6 +214,7 @@ impl Hearing {
                 let leave = Leave { whom, owner: Some(owner), ..Leave::new(*message_id, "mailto") };
                 self.unsubscribe(leave).await
             }
+            (Addressee::DomainReports { .. }, _) => Ok(Heard::refused(NO_DOMAIN_REPORT)),
             (_, Report::Dsn(statuses)) => {
                 let Some(status) = report::first_failure(statuses) else {
                     return Ok(Heard::ignored("the DSN tells of no failure"));
@@ -276,7 +290,9 @@ impl Hearing {
             Addressee::ReturnPath { message_id, .. } | Addressee::Unsubscribe { message_id, .. } => {
                 self.fresh(*message_id)
             }
-            Addressee::Reports { .. } => claim::of(&self.tokens, candidates, self.ids.now()),
+            Addressee::Reports { .. } | Addressee::DomainReports { .. } => {
+                claim::of(&self.tokens, candidates, self.ids.now())
+            }
         }
     }
 

@@ -90,6 +90,13 @@ impl ControlIdentities {
         self.by_tracking_domain.load().get(domain).cloned()
     }
 
+    /// Whose sending domain `domain` is, or lies below (ASCII, lower case).
+    pub fn owner_of(&self, domain: &str) -> Option<TenantId> {
+        let by_domain = self.by_domain.load();
+        let mut parents = std::iter::successors(Some(domain), |domain| Some(domain.split_once('.')?.1));
+        parents.find_map(|domain| by_domain.get(domain)).map(|identity| identity.tenant_id.clone())
+    }
+
     async fn signer(
         &self,
         control: &ControlStore,

@@ -6,6 +6,7 @@
 //! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
 //! - [`hear`]: what comes back, as events and suppressions · [`suppressions`]: whom not to write to, in memory
 //! - [`webhooks`]: what other senders push
+//! - [`domain_reports`]: DMARC and TLS reports on their way to the lake
 //! - [`publisher`]: from judging to sending, the published limits · [`limits`]: those limits in memory
 //! - [`erase`]: a person, or a tenant, out of everything that is kept
 //! - [`lists`]: a list checked before anybody sends to it
@@ -15,6 +16,7 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod domain_reports;
 pub mod erase;
 pub mod hear;
 pub mod identities;

@@ -43,6 +43,7 @@ pub use self::meeting::Expected;
 pub use self::parts::{public_host, resolver};
 pub use self::safekeeping::{DecideBurst, RebuildSuppressions};
 use crate::config::Config;
+use crate::domain_reports::DomainReports;
 use crate::erase::Eraser;
 use crate::hear::quarantine::Quarantine;
 use crate::hear::tracking::{self, Tracking};
@@ -153,7 +154,16 @@ impl Node {
         ));
         let sources = Arc::new(parts::sources(&config)?);
         let tokens = token_keys(&control);
+        let reports = Arc::new(DomainReports::new(
+            &config.reports_dir(),
+            stores::open_report_tables(&config)?,
+            identities.clone(),
+            ids.clone(),
+            config.maintenance.retention_days,
+        ));
         let hearing = Arc::new(Hearing::new(HearingParts {
+            reports: reports.clone(),
+            report_addresses: config.inbound.report_addresses.clone(),
             spool: spool.clone(),
             control: control.clone(),
             engine: engine.clone(),
@@ -195,6 +205,7 @@ impl Node {
             store: stores::open_place(&config)?,
             writer: Arc::default(),
             quarantine: Quarantine::new(config.quarantine_dir()),
+            reports,
             ids: ids.clone(),
             holder: format!("{}, erasing", maintenance::holder(&config)),
             settings: stores::rewrite_settings(&config),
@@ -377,6 +388,7 @@ impl Node {
             tasks.spawn(self.keeping.clone().run(handle.clone(), shutdown.clone()));
             tasks.spawn(self.visits.clone().run(shutdown.clone()));
             tasks.spawn(self.bursts.clone().run(shutdown.clone()));
+            tasks.spawn(self.hearing.reports.clone().run(shutdown.clone()));
             lake = Some(handle);
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {

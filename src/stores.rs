@@ -11,6 +11,7 @@ use sendlake_control::domain::Domain;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::secret::{Keyring, MasterKey};
+use sendlake_ingest::domain_tables::{Kind, ReportTable, ReportTables};
 use sendlake_ingest::event::to_batch;
 use sendlake_ingest::maintain::plan::PlanSettings;
 use sendlake_ingest::maintain::rewrite::RewriteSettings;
@@ -23,7 +24,7 @@ use sendlake_ingest::store::{LakeStore, StoreError, durable, open_store_by};
 use sendlake_ingest::table::{EventsTable, LakeError, Pinned};
 use sendlake_query::{
     DomainRow, EngineLimits, EventSnapshot, EventSource, QueryEngine, QueryLimits, RollupSnapshot,
-    SourceError, Surroundings,
+    SourceError, Surroundings, TableProvider,
 };
 use sendlake_sender::spool::{Sealer, SpoolReader, SpoolSettings};
 use tokio::sync::OnceCell;
@@ -180,6 +181,11 @@ pub fn open_quotas(config: &Config) -> anyhow::Result<Arc<QuotasTable>> {
     Ok(Arc::new(QuotasTable::lazy(&store)?))
 }
 
+/// The lake's tables of DMARC and TLS reports, likewise.
+pub fn open_report_tables(config: &Config) -> anyhow::Result<ReportTables> {
+    Ok(ReportTables::lazy(&open_place(config)?)?)
+}
+
 /// A query engine over a data folder, beside a server or without one: the lake, and the spool's events where
 /// this folder has a spool.
 pub async fn open_reading(config: &Config, ids: &Ids) -> anyhow::Result<(QueryEngine, Option<SpoolReader>)> {
@@ -258,6 +264,15 @@ impl Surroundings for NodeSurroundings {
             Some(table) => table.load().await.map_err(failed),
             None => Ok(None),
         }
+    }
+
+    async fn reports(&self, kind: Kind) -> Result<Option<Arc<dyn TableProvider>>, SourceError> {
+        let failed = |error: &dyn std::fmt::Display| SourceError(error.to_string());
+        let opened = ReportTable::open_existing(&self.lake, kind).await.map_err(|e| failed(&e))?;
+        let Some(table) = opened else { return Ok(None) };
+        let pinned = table.pin().await.map_err(|e| failed(&e))?;
+        let provider = pinned.table_provider().build().await.map_err(|e| failed(&e))?;
+        Ok(Some(Arc::new(provider)))
     }
 }
 

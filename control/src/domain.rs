@@ -20,7 +20,7 @@ use crate::secret::SecretError;
 use crate::store::ControlStore;
 use crate::tenant;
 
-pub use dns::{DnsRecord, Outbound, parse_domain};
+pub use dns::{DMARC_MAILBOX, DnsRecord, Outbound, TLS_MAILBOX, parse_domain};
 
 /// A domain that a tenant sends from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -25,6 +25,7 @@ use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use sendlake_control::clock::Timestamp;
+use sendlake_ingest::domain_tables::Kind;
 use sendlake_sql::{VIEWS, View};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -285,6 +286,11 @@ impl Inner {
             let relation = rollups::relation(&scratch, rollup, scope, self.surroundings.now()).await;
             session.register_table(name, Arc::new(relation.map_err(failed)?)).map_err(failed)?;
         }
+        for kind in &reads.reports {
+            let stored = self.surroundings.reports(*kind).await.map_err(source_failed)?;
+            let table = ScopedTable::reports(*kind, stored, scope.clone()).map_err(failed)?;
+            session.register_table(kind.table_name(), Arc::new(table)).map_err(failed)?;
+        }
         for (name, table) in relations.tables(scope).map_err(failed)? {
             session.register_table(name, Arc::new(table)).map_err(failed)?;
         }
@@ -353,6 +359,7 @@ struct Reads {
     views: Vec<&'static View>,
     relations: HashSet<&'static str>,
     rollups: HashSet<&'static str>,
+    reports: Vec<Kind>,
 }
 
 impl Reads {
@@ -361,6 +368,7 @@ impl Reads {
             views: VIEWS.iter().collect(),
             relations: relations::NAMES.iter().copied().collect(),
             rollups: rollups::names().into(),
+            reports: Kind::ALL.into(),
         }
     }
 
@@ -385,7 +393,8 @@ impl Reads {
         views.reverse();
         let relations = relations::NAMES.iter().copied().filter(|name| wanted.contains(*name)).collect();
         let rollups = rollups::names().into_iter().filter(|name| wanted.contains(*name)).collect();
-        Ok(Self { views, relations, rollups })
+        let reports = Kind::ALL.into_iter().filter(|kind| wanted.contains(kind.table_name())).collect();
+        Ok(Self { views, relations, rollups, reports })
     }
 }
 

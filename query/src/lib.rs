@@ -13,7 +13,7 @@
 //! - `classify`: the function over the bounce rules
 //! - [`scope`]: whose rows a query sees
 //!
-//! The trust boundary between tenants is `scan`: every scan of `events` or of a rollup ends in its plan node, which nothing
+//! The trust boundary between tenants is `scan`: every scan of `events`, of a rollup or of a table of reports ends in its plan node, which nothing
 //! of the user's passes; `filter` says which comparisons may, `statement` what may be asked at all, and `pause`
 //! sees to it that a query ends when told to.
 //! There is deliberately no way to register another table, read a file, or write.
@@ -34,6 +34,9 @@ pub mod scope;
 pub mod source;
 mod statement;
 mod table;
+
+/// What [`source`] hands over tables as.
+pub use datafusion::catalog::TableProvider;
 
 pub use engine::{Instants, QueryEngine, QueryOutput};
 pub use error::QueryError;

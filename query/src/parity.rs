@@ -75,6 +75,15 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
             ArrowWriter::try_new(File::create(&parquet).unwrap(), EVENTS_SCHEMA.clone(), None).unwrap();
         writer.write(&to_batch(&rows).unwrap()).unwrap();
         writer.close().unwrap();
+        let mut tables = BTreeMap::new();
+        for (kind, rows) in &surroundings.reports {
+            let parquet = dir.path().join(format!("{case}.{}.parquet", kind.table_name()));
+            let mut writer =
+                ArrowWriter::try_new(File::create(&parquet).unwrap(), kind.schema(), None).unwrap();
+            writer.write(rows).unwrap();
+            writer.close().unwrap();
+            tables.insert(kind.table_name(), parquet);
+        }
 
         let domain = |row: &crate::source::DomainRow| {
             json!({
@@ -91,6 +100,7 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
         let instants = if as_of.is_empty() { vec![surroundings.now] } else { as_of.clone() };
         let asked = json!({
             "events": parquet,
+            "tables": tables,
             "as_of": instants,
             "domains": surroundings.domains.iter().map(domain).collect::<Vec<_>>(),
             "views": VIEWS.iter().map(|view| (view.name, view.sql)).chain(sums).collect::<Vec<_>>(),

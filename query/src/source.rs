@@ -11,6 +11,7 @@ use datafusion::catalog::TableProvider;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
+use sendlake_ingest::domain_tables::Kind;
 use sendlake_ingest::quotas::PublishedQuotas;
 use sendlake_ingest::read::Spilled;
 use sendlake_ingest::rollups::table::Grain;
@@ -90,6 +91,11 @@ pub trait Surroundings: Send + Sync {
 
     /// The limits that the sender obeys at this moment; none before the first publication.
     async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError>;
+
+    /// A table of reports at one version; none before its first report. Columns are matched like those of events.
+    async fn reports(&self, _kind: Kind) -> Result<Option<Arc<dyn TableProvider>>, SourceError> {
+        Ok(None)
+    }
 }
 
 /// One row of `domains`.

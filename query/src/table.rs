@@ -1,4 +1,4 @@
-//! A base table, `events` or a rollup: the lake at one version and rows that it does not hold yet, bound to one scope.
+//! A base table, `events`, a rollup or a table of reports: the lake at one version and rows that it does not hold yet, bound to one scope.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,15 +7,16 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, ScalarValue, plan_datafusion_err};
-use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::{MemTable, TableType};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, col, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::union::UnionExec;
+use sendlake_ingest::domain_tables::Kind;
 use sendlake_ingest::event::EVENTS_SCHEMA;
 use sendlake_ingest::read::Spilled;
 use sendlake_ingest::rollups::schema::ROLLUP_SCHEMA;
@@ -26,7 +27,7 @@ use crate::scan::{ScopedScanExec, SourceFailed};
 use crate::scope::Scope;
 use crate::source::EventSnapshot;
 
-/// A table as one scope sees it: `events`, or one that holds sums of them. Reports no statistics: those of the files count
+/// A table as one scope sees it: `events`, one that holds sums of them, or one of reports. Reports no statistics: those of the files count
 /// everybody's rows.
 #[derive(Debug)]
 pub(crate) struct ScopedTable {
@@ -45,8 +46,22 @@ impl ScopedTable {
 
     /// What a rollup holds in the lake.
     pub(crate) fn rollup(stored: Arc<dyn TableProvider>, scope: Scope) -> Self {
+        Self::stored(ROLLUP_SCHEMA.clone(), stored, scope)
+    }
+
+    /// A table of reports; without rows where the lake has none.
+    pub(crate) fn reports(kind: Kind, stored: Option<Arc<dyn TableProvider>>, scope: Scope) -> Result<Self> {
+        let stored = match stored {
+            Some(stored) => stored,
+            None => Arc::new(MemTable::try_new(kind.schema(), vec![Vec::new()])?),
+        };
+        Ok(Self::stored(kind.schema(), stored, scope))
+    }
+
+    /// A table of which the lake holds everything.
+    fn stored(schema: SchemaRef, stored: Arc<dyn TableProvider>, scope: Scope) -> Self {
         let snapshot = EventSnapshot { cold: stored, hot: Vec::new(), spilled: Vec::new(), version: None };
-        Self { schema: ROLLUP_SCHEMA.clone(), snapshot, scope, since_day: None }
+        Self { schema, snapshot, scope, since_day: None }
     }
 
     async fn scan_cold(

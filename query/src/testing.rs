@@ -6,10 +6,12 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta};
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
+use sendlake_ingest::domain_tables::Kind;
 use sendlake_ingest::event::{EVENTS_SCHEMA, Event, LoggedEvent, to_batch};
 use sendlake_ingest::quotas::PublishedQuotas;
 use serde_json::{Map, Value};
@@ -38,6 +40,7 @@ pub(crate) struct StillSurroundings {
     pub(crate) domains: Vec<DomainRow>,
     pub(crate) loops: Vec<FeedbackLoop>,
     pub(crate) published: Option<PublishedQuotas>,
+    pub(crate) reports: Vec<(Kind, RecordBatch)>,
 }
 
 #[async_trait]
@@ -56,6 +59,11 @@ impl Surroundings for StillSurroundings {
 
     async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError> {
         Ok(self.published.clone())
+    }
+
+    async fn reports(&self, kind: Kind) -> Result<Option<Arc<dyn TableProvider>>, SourceError> {
+        let Some((_, rows)) = self.reports.iter().find(|(of, _)| *of == kind) else { return Ok(None) };
+        Ok(Some(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows.clone()]]).unwrap())))
     }
 }
 
@@ -125,6 +133,48 @@ fn event(line: &str, lsn: u64) -> LoggedEvent {
     assert!(names.iter().all(|name| known(name)), "a field of {line} is no column");
     let event: Event = serde_json::from_value(Value::Object(fields)).unwrap();
     LoggedEvent { incarnation: Uuid::from_u128(7), node_id: "n1".into(), lsn, event }
+}
+
+/// Rows of a table of reports from JSON lines with the names of its columns. Instants are RFC 3339; `days` stands for the
+/// same row on so many days. What may not be null has a value unless given: `tenant_id` is `acme`, each row has a report of
+/// its own.
+pub(crate) fn reports(kind: Kind, lines: &[String]) -> RecordBatch {
+    let mut rows = Vec::new();
+    for line in lines {
+        let fields: Map<String, Value> =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let known = |name: &String| name == "days" || kind.schema().field_with_name(name).is_ok();
+        assert!(fields.keys().all(known), "a field of {line} is no column");
+        for day in 0..fields.get("days").and_then(Value::as_i64).unwrap_or(1) {
+            let mut row = fields.clone();
+            row.remove("days");
+            let number = rows.len();
+            let begin = DateTime::parse_from_rfc3339(row["begin_at"].as_str().unwrap()).unwrap()
+                + TimeDelta::days(day);
+            let end = begin + TimeDelta::seconds(86_399);
+            row.insert("begin_at".into(), begin.to_rfc3339().into());
+            row.insert("report_date".into(), begin.date_naive().to_string().into());
+            for (name, value) in [
+                ("tenant_id", Value::from("acme")),
+                ("report_key", Value::from(format!("{number:032x}"))),
+                ("record", Value::from(0)),
+                ("recorded_at", Value::from((end + TimeDelta::hours(3)).to_rfc3339())),
+                ("report_type", Value::from(if kind == Kind::Tls { "summary" } else { "aggregate" })),
+                ("org_name", Value::from("Receiver")),
+                ("report_id", Value::from(format!("r{number}"))),
+                ("end_at", Value::from(end.to_rfc3339())),
+            ] {
+                row.entry(name).or_insert(value);
+            }
+            rows.push(Value::Object(row));
+        }
+    }
+    let mut decoder = arrow::json::ReaderBuilder::new(kind.schema())
+        .with_batch_size(rows.len().max(1))
+        .build_decoder()
+        .unwrap();
+    decoder.serialize(&rows).unwrap();
+    decoder.flush().unwrap().unwrap_or_else(|| RecordBatch::new_empty(kind.schema()))
 }
 
 pub(crate) fn batches(rows: &[LoggedEvent]) -> Vec<RecordBatch> {

@@ -7,13 +7,16 @@ use chrono::DateTime;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
+use sendlake_ingest::domain_tables::Kind;
 
 use crate::scope::Scope;
 use crate::source::DomainRow;
-use crate::testing::{StillSurroundings, engine_within, events, limits, shown_as_of, snapshot, tenant};
+use crate::testing::{
+    StillSurroundings, engine_within, events, limits, reports, shown_as_of, snapshot, tenant,
+};
 
 /// A case is a line of text, any number of `-- domain <tenant> <domain> [warm]`, of `-- loop <tenant> <provider> <domain|ip>
-/// <identity> <since>` and one `-- as_of <instant> …` where a
+/// <identity> <since>`, of `-- dmarc <JSON>` and `-- tls <JSON>` (rows of reports), and one `-- as_of <instant> …` where a
 /// view reads those, `-- events` and JSON lines, then any number of `-- query <tenant or *>`, SQL,
 /// `-- expect`, table. Every query has to give the same with its events in the lake, hot, and in both.
 async fn check(name: &str) {
@@ -47,13 +50,18 @@ async fn check(name: &str) {
     }
 }
 
-/// What the head of a case says of domains and instants.
+/// What the head of a case says of domains, reports and instants.
 pub(crate) fn surroundings(head: &str) -> (StillSurroundings, Vec<Timestamp>) {
     let instant = |text: &str| {
         let at = DateTime::parse_from_rfc3339(text).unwrap_or_else(|_| panic!("{text}"));
         Timestamp(at.timestamp_micros())
     };
     let mut surroundings = StillSurroundings::default();
+    for (kind, mark) in [(Kind::Dmarc, "-- dmarc "), (Kind::Tls, "-- tls ")] {
+        let lines: Vec<String> =
+            head.lines().filter_map(|line| line.strip_prefix(mark)).map(str::to_owned).collect();
+        surroundings.reports.push((kind, reports(kind, &lines)));
+    }
     let mut as_of = Vec::new();
     for line in head.lines() {
         if let Some(instants) = line.strip_prefix("-- as_of ") {
@@ -130,4 +138,7 @@ cases![
     bounce_bursts,
     recipient_freshness,
     rollups,
+    dmarc_reports,
+    dmarc_ready,
+    tls_reports,
 ];

@@ -1,5 +1,5 @@
 //! The data contract: views over the lake, each a file in `views/` that opens with its grain, its consumer
-//! and its cost. The base relations, `events`, `as_of` and `domains`, are not here: whoever runs the views provides
+//! and its cost. The base relations, `events`, `as_of`, `domains` and the tables of reports, are not here: whoever runs the views provides
 //! them.
 
 pub mod clients;
@@ -45,6 +45,10 @@ views![
     "complaint_baseline",
     "warmup_ceiling",
     "quotas",
+    "dmarc_sources",
+    "dmarc_alignment",
+    "dmarc_readiness",
+    "tls_reports",
 ];
 
 /// What a check of a list knows of addresses, as dated data (TOML).

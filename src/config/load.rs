@@ -196,6 +196,9 @@ fn check(config: &Config) -> Result<(), (String, String)> {
     if !inbound.listen.is_empty() && inbound.listen.parse::<std::net::SocketAddr>().is_err() {
         return refuse("inbound.listen", "must be an address and a port, such as 0.0.0.0:25, or empty");
     }
+    if let Some(bad) = inbound.report_addresses.iter().position(|address| !address.contains('@')) {
+        return refuse(&format!("inbound.report_addresses.{bad}"), "is no mail address");
+    }
     if let Some(bad) = inbound.feedback_addresses.iter().position(|address| !address.contains('@')) {
         return refuse(&format!("inbound.feedback_addresses.{bad}"), "is no mail address");
     }

@@ -4,18 +4,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sendlake_control::domain::{DMARC_MAILBOX, TLS_MAILBOX};
 use sendlake_control::id::TenantId;
 use sendlake_ingest::inbound::{InboundMail, Postmaster, Reply};
-use sendlake_ingest::report::{RecipientStatus, Report};
+use sendlake_ingest::report::{RecipientStatus, Report, ReportError};
 use sendlake_sender::token::{Purpose, TOKEN_CHARS, TokenError};
 use sendlake_sql::rules::{Ruleset, Said};
 
 use super::claim::Claim;
 use super::report::Verdict;
 use super::{Addressee, Heard, Hearing, Unavailable, claim};
+use crate::domain_reports::Unreadable;
 
 /// Mailboxes for reports at every bounce domain (RFC 2142).
 const REPORT_MAILBOXES: [&str; 3] = ["fbl", "abuse", "postmaster"];
+/// Those for DMARC and TLS reports, as `sendlake domain dns` publishes them.
+const DOMAIN_REPORT_MAILBOXES: [&str; 2] = [DMARC_MAILBOX, TLS_MAILBOX];
 /// Header fields of a stored mail that tell whom it came to, the surest first.
 const ADDRESSEE_FIELDS: [&str; 4] = ["delivered-to", "x-original-to", "envelope-to", "to"];
 const ADDRESSEES_MAX: usize = 10;
@@ -44,6 +48,9 @@ impl Hearing {
         if address.eq_ignore_ascii_case("postmaster") {
             return Ok(Addressee::Reports { owner: None });
         }
+        if self.report_addresses.iter().any(|known| address.eq_ignore_ascii_case(known)) {
+            return Ok(Addressee::DomainReports { owner: None });
+        }
         let (local, domain) = address.rsplit_once('@').ok_or(NotHere::Syntax)?;
         let domain = domain.to_ascii_lowercase();
         let owner = self
@@ -52,6 +59,9 @@ impl Hearing {
             .ok_or_else(|| NotHere::Domain(domain.chars().take(253).collect()))?;
         if REPORT_MAILBOXES.iter().any(|known| local.eq_ignore_ascii_case(known)) {
             return Ok(Addressee::Reports { owner: Some(owner) });
+        }
+        if DOMAIN_REPORT_MAILBOXES.iter().any(|known| local.eq_ignore_ascii_case(known)) {
+            return Ok(Addressee::DomainReports { owner: Some(owner) });
         }
         self.token_mailbox(local, owner)
     }
@@ -75,6 +85,15 @@ impl Hearing {
 
     /// Deals with one mail for all its addressees.
     pub async fn take(&self, addressees: &[Addressee], data: Vec<u8>) -> Result<Vec<Heard>, Unavailable> {
+        self.take_by(Way::Mail, addressees, data).await
+    }
+
+    async fn take_by(
+        &self,
+        way: Way,
+        addressees: &[Addressee],
+        data: Vec<u8>,
+    ) -> Result<Vec<Heard>, Unavailable> {
         let data: Arc<[u8]> = data.into();
         let text = Arc::clone(&data);
         // a parser at work on megabytes must not keep the server's threads from everything else
@@ -83,6 +102,12 @@ impl Hearing {
             .map_err(|error| Unavailable(error.to_string()))?;
         let mut heard = Vec::with_capacity(addressees.len());
         for addressee in addressees {
+            if tells_of_no_message(&report, addressee)
+                && let Some(taken) = self.domain_report(way, addressee, &data).await?
+            {
+                heard.push(taken);
+                continue;
+            }
             heard.push(match (&report, addressee) {
                 (Ok(report), _) => self.hear(addressee, report, &data).await?,
                 (Err(_), Addressee::Unsubscribe { .. }) => {
@@ -114,6 +139,24 @@ impl Hearing {
         }
     }
 
+    /// A DMARC or TLS report; `None` for mail that is none.
+    async fn domain_report(
+        &self,
+        way: Way,
+        addressee: &Addressee,
+        data: &Arc<[u8]>,
+    ) -> Result<Option<Heard>, Unavailable> {
+        let owner = addressee.owner();
+        match (way, addressee) {
+            (Way::File, _) => self.reports.receive_file(owner, data).await,
+            // nobody sends anything else there: what cannot be read is worth a look
+            (Way::Mail, Addressee::DomainReports { .. }) => {
+                self.reports.receive(owner, data, Unreadable::Aside).await
+            }
+            (Way::Mail, _) => self.reports.receive(owner, data, Unreadable::Pass).await,
+        }
+    }
+
     /// Deals with a mail that another server took and that comes as a file: whom it came to, its own header says.
     pub async fn take_file(&self, data: Vec<u8>) -> Result<Vec<Heard>, Unavailable> {
         let mut addressees: Vec<Addressee> = addresses_in(&data)
@@ -125,7 +168,27 @@ impl Hearing {
         if addressees.is_empty() {
             addressees.push(Addressee::Reports { owner: None });
         }
-        self.take(&addressees, data).await
+        self.take_by(Way::File, &addressees, data).await
+    }
+}
+
+/// How something came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Mail,
+    File,
+}
+
+/// Whether it may be a report about a domain: at a mailbox for reports, and nothing that tells of one message of ours.
+fn tells_of_no_message(report: &Result<Report, ReportError>, addressee: &Addressee) -> bool {
+    match addressee {
+        Addressee::DomainReports { .. } => true,
+        Addressee::Reports { .. } => match report {
+            Ok(Report::Feedback(feedback)) => feedback.feedback_type == "auth-failure",
+            Ok(Report::Dsn(_)) => false,
+            Ok(Report::AutoReply | Report::Other) | Err(_) => true,
+        },
+        Addressee::ReturnPath { .. } | Addressee::Unsubscribe { .. } => false,
     }
 }
 

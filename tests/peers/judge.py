@@ -1,6 +1,6 @@
 """Runs the views over a Parquet file of events in DuckDB, unchanged.
 
-usage: judge.py < {"events": PATH, "as_of": [instant, …], "domains": [{…}, …], "views": [[name, sql], …]}
+usage: judge.py < {"events": PATH, "tables": {name: PATH}, "as_of": [instant, …], "domains": [{…}, …], "views": [[name, sql], …]}
 prints {view: [row as an object, …]}; instants are microseconds since the epoch.
 """
 
@@ -24,6 +24,8 @@ def main():
     db = duckdb.connect()
     db.execute("SET TimeZone = 'UTC'")
     db.execute(f"CREATE VIEW events AS SELECT * FROM read_parquet('{asked['events']}')")
+    for name, path in asked["tables"].items():
+        db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{path}')")
     db.execute("CREATE TABLE as_of (as_of TIMESTAMPTZ)")
     for instant in asked["as_of"]:
         db.execute("INSERT INTO as_of VALUES (make_timestamptz(?))", [instant])

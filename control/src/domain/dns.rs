@@ -12,6 +12,10 @@ const LABEL_LEN_MAX: usize = 63;
 /// One string of a TXT record (RFC 1035, section 3.3).
 const TXT_STRING_LEN_MAX: usize = 255;
 
+/// The mailboxes at a bounce domain to which reports go: DMARC's (RFC 9989, `rua` and `ruf`), and TLS reports (RFC 8460).
+pub const DMARC_MAILBOX: &str = "dmarc";
+pub const TLS_MAILBOX: &str = "tlsrpt";
+
 /// How the installation looks from outside.
 #[derive(Clone, Debug, Default)]
 pub struct Outbound {
@@ -55,9 +59,12 @@ impl DnsRecord {
 
 impl Domain {
     /// What the domain's owner publishes: the DKIM key (RFC 6376, section 3.6.1), SPF (RFC 7208) and MX of
-    /// the bounce domain, and a DMARC policy that only watches (RFC 9989), for a domain that has none yet.
+    /// the bounce domain, a DMARC policy that only watches (RFC 9989), for a domain that has none yet, and where TLS reports
+    /// go. Reports come to the bounce domain, which lies below: so no receiver asks it for leave (RFC 7489, section 7.1).
     pub fn dns_records(&self, outbound: &Outbound) -> Vec<DnsRecord> {
         let host = outbound.mail_host.trim_end_matches('.');
+        let dmarc = format!("{DMARC_MAILBOX}@{}", self.bounce_domain);
+        let tls = format!("v=TLSRPTv1; rua=mailto:{TLS_MAILBOX}@{}", self.bounce_domain);
         let record = |name: String, kind, value, purpose| DnsRecord { name, kind, value, purpose };
         vec![
             record(
@@ -81,8 +88,20 @@ impl Domain {
             record(
                 format!("_dmarc.{}", self.domain),
                 "TXT",
-                "v=DMARC1; p=none".to_owned(),
-                "DMARC: publish only if neither this domain nor one above it has a policy",
+                format!("v=DMARC1; p=none; rua=mailto:{dmarc}; ruf=mailto:{dmarc}"),
+                "DMARC: only if neither this domain nor one above it has a policy; else add this rua and ruf to that one",
+            ),
+            record(
+                format!("_smtp._tls.{}", self.bounce_domain),
+                "TXT",
+                tls.clone(),
+                "TLS reports: how other servers reach our MX",
+            ),
+            record(
+                format!("_smtp._tls.{}", self.domain),
+                "TXT",
+                tls,
+                "TLS reports: how other servers reach this domain's own MX, wherever that is",
             ),
         ]
     }

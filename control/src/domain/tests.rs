@@ -146,7 +146,12 @@ async fn records_to_publish() {
             ),
             "bounces.example.com. IN TXT \"v=spf1 ip4:192.0.2.7 ip6:2001:db8::7 -all\"".to_owned(),
             "bounces.example.com. IN MX 10 mx.lake.example.".to_owned(),
-            "_dmarc.example.com. IN TXT \"v=DMARC1; p=none\"".to_owned(),
+            "_dmarc.example.com. IN TXT \"v=DMARC1; p=none; rua=mailto:dmarc@bounces.example.com; \
+             ruf=mailto:dmarc@bounces.example.com\""
+                .to_owned(),
+            "_smtp._tls.bounces.example.com. IN TXT \"v=TLSRPTv1; rua=mailto:tlsrpt@bounces.example.com\""
+                .to_owned(),
+            "_smtp._tls.example.com. IN TXT \"v=TLSRPTv1; rua=mailto:tlsrpt@bounces.example.com\"".to_owned(),
         ]
     );
     let local = Outbound { source_ips: vec![], ..outbound };

@@ -119,7 +119,7 @@ async fn find(config: &Config, address: &str, format: Format) -> CommandResult {
     Err(Failure::Other(anyhow::anyhow!("the address may be in {} places", findings.len())))
 }
 
-/// The data folder: spool, spilled events, control store.
+/// The data folder: spool, spilled events, reports that wait or cannot be read (as they came: not in archives), control store.
 async fn find_in_folder(
     config: &Config,
     address: &str,
@@ -134,9 +134,9 @@ async fn find_in_folder(
             Err(error) => findings.push(unreadable_outbox(&error.to_string())),
         }
     }
-    let spilled = config.spool_dir().join("spill");
-    if spilled.is_dir() {
-        for entry in std::fs::read_dir(&spilled).with_context(|| spilled.display().to_string())? {
+    let folders = ["incoming", "quarantine"].map(|name| config.reports_dir().join(name));
+    for folder in folders.into_iter().chain([config.spool_dir().join("spill")]).filter(|path| path.is_dir()) {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             let path = entry?.path();
             let place = path.display().to_string();
             // Drained since the folder was listed.

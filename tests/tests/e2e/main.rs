@@ -16,6 +16,7 @@ mod command_line;
 mod delivery;
 mod demo;
 mod disk;
+mod domain_reports;
 mod elsewhere;
 mod erasure;
 mod feedback;
