@@ -242,7 +242,7 @@ mod tests {
         let set = set.unwrap();
         let record = set.dns_record("mail.example.net");
         assert_eq!(record.zone_line(), "links.acme.example. IN CNAME mail.example.net.");
-        assert_eq!(store.tracking_domains().await.unwrap(), [set.clone()]);
+        assert_eq!(store.tracking_domains().await.unwrap(), std::slice::from_ref(&set));
         store.verify_tracking_domain("cli", &set, true).await.unwrap();
         assert!(store.tracking_domains().await.unwrap()[0].verified_at.is_some());
         store.verify_tracking_domain("cli", &set, false).await.unwrap();
