@@ -142,3 +142,74 @@ impl Bursts {
         Ok(serde_json::from_slice::<Rows<T>>(&to_bytes(&output, Format::Json)?)?.rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sendlake_control::suppression::SuppressionFilter;
+    use sendlake_ingest::event::{Event, EventType};
+    use sendlake_sender::address::Address;
+    use sendlake_sender::stream::Stream;
+    use sendlake_sender::suppression::Suppressions;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::node::Node;
+    use crate::system;
+
+    fn event(node: &Node, kind: EventType, provider: &str, recipient: &str, seconds_ago: i64) -> Event {
+        let at = node.ids.now().plus_secs(-seconds_ago);
+        let mut event = Event::new(node.ids.uuid(), kind, at, TenantId::new("acme").unwrap());
+        event.provider = Some(provider.into());
+        event.recipient = Some(recipient.into());
+        event.stream = Some("marketing".into());
+        if kind == EventType::Bounced {
+            event.bounce_category = Some("bad_mailbox".into());
+            event.bounce_class = Some("hard".into());
+            event.bounce_reason = Some("unknown_user".into());
+        }
+        event
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_burst_suppresses_nobody_until_it_is_decided_and_then_counts_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.storage.dir = dir.path().join("data");
+        let node = Node::open(config, system::ids()).await.unwrap();
+        node.control.create_tenant("cli", &TenantId::new("acme").unwrap(), "Acme").await.unwrap();
+        let usual = (0..150)
+            .map(|n| event(&node, EventType::Delivered, "yahoo", &format!("p{n}@y.test"), 3 * 86_400));
+        let mut events: Vec<Event> = usual.collect();
+        events
+            .extend((0..25).map(|n| event(&node, EventType::Bounced, "yahoo", &format!("p{n}@y.test"), 60)));
+        // gone elsewhere at the same time, and at the same provider long before
+        events.push(event(&node, EventType::Bounced, "google", "ann@g.test", 60));
+        events.push(event(&node, EventType::Bounced, "yahoo", "old@y.test", 86_400));
+        node.spool.log(&events).await.unwrap();
+        node.hearing.wishes.drain().await.unwrap();
+        assert_eq!(node.hearing.wishes.granted(Reason::HardBounce), 27);
+        let in_force = async || node.control.suppressions(&SuppressionFilter::default()).await.unwrap().len();
+        assert_eq!(in_force().await, 27);
+
+        for _ in 0..2 {
+            assert_eq!(node.bursts.look().await.unwrap(), 1);
+            assert_eq!(in_force().await, 2, "ann and old stay");
+        }
+        let acme = TenantId::new("acme").unwrap();
+        let is_left_alone = |address: &str| {
+            node.suppressions.find(&acme, Stream::Cold, &Address::parse(address).unwrap()).is_some()
+        };
+        assert!(!is_left_alone("p7@y.test") && is_left_alone("old@y.test"));
+        let reviews = node.control.burst_reviews().await.unwrap();
+        assert_eq!((reviews.len(), reviews[0].quarantined, reviews[0].state.as_str()), (1, 25, "open"));
+        assert!(reviews[0].reason.contains("yahoo called 25 of 25"), "{}", reviews[0].reason);
+
+        let id = reviews[0].review_id.clone();
+        let decided = node.bursts.decide("cli", &id, BurstDecision::Confirm, "closed").await.unwrap();
+        assert_eq!((decided, in_force().await), (Some(25), 27));
+        assert!(is_left_alone("p7@y.test"));
+        assert_eq!(node.bursts.look().await.unwrap(), 1, "the hour is not over");
+        assert_eq!(in_force().await, 27, "what was decided is decided");
+        assert_eq!(node.bursts.decide("cli", &id, BurstDecision::Release, "no").await.unwrap(), None);
+    }
+}

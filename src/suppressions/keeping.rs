@@ -126,6 +126,10 @@ impl Keeping {
             } else {
                 Ok(())
             };
+            if recount {
+                // for a start after a crash: nobody ends in order then
+                self.suppressions.save(&self.control).await;
+            }
             let done = match done {
                 Ok(()) => self.keep(&lake).await,
                 failed => failed,
