@@ -6,11 +6,12 @@
 
 pub mod address;
 pub mod compose;
+pub mod domain_report;
 pub mod event;
 pub mod foreign;
-pub mod domain_report;
 pub mod inbound_data;
 pub mod link;
+pub mod nesting;
 pub mod reply;
 pub mod report;
 pub mod stream;

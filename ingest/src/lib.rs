@@ -27,6 +27,7 @@ pub mod event;
 pub mod foreign;
 pub mod inbound;
 pub mod maintain;
+mod nesting;
 pub mod outbox;
 pub mod quotas;
 pub mod read;

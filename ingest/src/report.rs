@@ -14,6 +14,7 @@ use sendlake_control::clock::Timestamp;
 use sendlake_sql::rules::{Action, Classified, Ruleset, Said};
 
 use self::mail::Mail;
+use crate::nesting::{MAILS_MAX, holds_too_many_mails};
 
 /// Longest mail that is read as a report.
 pub const BYTES_MAX: usize = 32 << 20;
@@ -31,6 +32,8 @@ pub enum ReportError {
     TooManyRecipients,
     #[error("this is no mail: it has no header section")]
     NotAMail,
+    #[error("the mail holds more than {MAILS_MAX} mails within mails; none of them is looked into")]
+    TooManyMails,
 }
 
 /// What an inbound mail turned out to be.
@@ -50,6 +53,9 @@ impl Report {
     pub fn parse(message: &[u8]) -> Result<Self, ReportError> {
         if message.len() > BYTES_MAX {
             return Err(ReportError::TooLarge { bytes: message.len() });
+        }
+        if holds_too_many_mails(message) {
+            return Err(ReportError::TooManyMails);
         }
         let mail = Mail::read(message)?;
         kind::decide(&mail)

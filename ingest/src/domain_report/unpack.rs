@@ -10,6 +10,7 @@ use mail_parser::{Encoding, Message, MessageParser, MessagePart, MimeHeaders, Pa
 
 use super::failure::{self, FailureReport};
 use super::{BYTES_MAX, UNPACKED_BYTES_MAX, zip};
+use crate::nesting;
 
 /// Archives in archives, and mails in mails, that are looked into.
 const DEPTH_MAX: usize = 4;
@@ -17,8 +18,6 @@ const DEPTH_MAX: usize = 4;
 const DOCUMENTS_MAX: usize = 50;
 const ENTRIES_MAX: usize = 50;
 const PARTS_MAX: usize = 500;
-/// Mails in mails that are parsed at all: each level costs the parser a level of its result.
-const MESSAGES_MAX: usize = 100;
 /// XML that repeats itself shrinks to a hundredth; what shrinks to less is made to fill memory.
 const RATIO_MAX: u64 = 300;
 /// Below this size no ratio does harm.
@@ -205,8 +204,8 @@ impl Unpacker {
     }
 
     fn take_mail(&mut self, bytes: &[u8]) {
-        if count(bytes, b"message/", MESSAGES_MAX) == MESSAGES_MAX {
-            return self.problem(format!("it holds more than {MESSAGES_MAX} mails within mails"));
+        if nesting::holds_too_many_mails(bytes) {
+            return self.problem(format!("it holds more than {} mails within mails", nesting::MAILS_MAX));
         }
         let bytes = without_envelope(bytes);
         let Some(message) = MessageParser::default().parse(bytes).filter(|mail| !mail.headers().is_empty())
@@ -306,19 +305,4 @@ fn without_envelope(bytes: &[u8]) -> &[u8] {
 
 fn is_base64(line: &[u8]) -> bool {
     line.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
-}
-
-/// How often `needle` (lower case) occurs in any case; stops at `most`.
-fn count(bytes: &[u8], needle: &[u8], most: usize) -> usize {
-    let Some(first) = needle.first() else { return 0 };
-    let mut found = 0;
-    let mut rest = bytes;
-    while found < most {
-        let Some(at) = rest.iter().position(|byte| byte.to_ascii_lowercase() == *first) else { break };
-        rest = rest.get(at..).unwrap_or_default();
-        let hit = rest.get(..needle.len()).is_some_and(|here| here.eq_ignore_ascii_case(needle));
-        found += usize::from(hit);
-        rest = rest.get(1..).unwrap_or_default();
-    }
-    found
 }

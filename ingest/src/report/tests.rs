@@ -180,3 +180,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn two_hundred_thousand_mails_within_one_another_do_not_end_the_process() {
+    let mail = format!(
+        "From: a@b.example\r\n{}\r\n",
+        "Content-Type: message/rfc822\r\n\r\nFrom: a@b.example\r\n".repeat(200_000)
+    );
+    assert_eq!(Report::parse(mail.as_bytes()), Err(ReportError::TooManyMails));
+}
