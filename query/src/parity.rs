@@ -116,12 +116,18 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
         assert!(answer.status.success(), "{case}: DuckDB refuses a view");
         let theirs: Value = serde_json::from_slice(&answer.stdout).unwrap();
 
+        let has_reports = surroundings.reports.iter().any(|(_, rows)| rows.num_rows() > 0);
         let engine = engine_within(snapshot(&rows, &[]), surroundings, limits());
         let views = VIEWS.iter().map(|view| (view.name, view.name));
         for (view, name) in views.chain(summed.iter().map(|name| (*name, "rollup_1m"))) {
             // views of single messages gain nothing from thousands of alike ones
             let of_messages = ["attempts", "outcomes", "message_history", "bounces"].contains(&name);
             if of_messages && rows.len() > 5_000 {
+                continue;
+            }
+            // and those of reports nothing from cases without any
+            let of_reports = name.starts_with("dmarc_") || name == "tls_reports";
+            if of_reports && !has_reports {
                 continue;
             }
             let sql = format!("SELECT * FROM {name}");
