@@ -137,6 +137,7 @@ cases![
     warmup_stages,
     bounce_bursts,
     recipient_freshness,
+    sent_elsewhere,
     rollups,
     dmarc_reports,
     dmarc_ready,
