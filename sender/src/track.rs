@@ -20,7 +20,7 @@ use crate::submission::{Content, Tracking};
 
 /// HTML parts longer than this are left alone: no mail program shows them whole (Gmail cuts at 102 KB), and rewriting
 /// must not hold up others' mail.
-const HTML_BYTES_MAX: usize = 4 << 20;
+const HTML_BYTES_MAX: usize = 1 << 20;
 /// HTML parts of one message that are looked at.
 const PARTS_MAX: usize = 16;
 
