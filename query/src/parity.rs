@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use chrono::{DateTime, NaiveDate};
 use datafusion::parquet::arrow::ArrowWriter;
+use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_ingest::event::{EVENTS_SCHEMA, to_batch};
 use sendlake_sql::VIEWS;
 use sendlake_sql::rollups::{FOLD, PARTIALS};
@@ -91,6 +92,12 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
                 "warm_at": row.warm_at,
             })
         };
+        let enrolment = |row: &FeedbackLoop| {
+            json!({
+                "tenant_id": row.tenant_id, "provider": row.provider, "identity_kind": row.identity_kind,
+                "identity": row.identity, "since": row.since,
+            })
+        };
         // sums of thousands of events take long to print, and show nothing that a few do not
         let (sums, summed) = match rows.len() {
             0..=5_000 => (&SUMS[..], &["rollup_1m", "folded"][..]),
@@ -103,6 +110,7 @@ async fn duckdb_gives_the_same_rows_for_every_view_of_every_case() {
             "tables": tables,
             "as_of": instants,
             "domains": surroundings.domains.iter().map(domain).collect::<Vec<_>>(),
+            "feedback_loops": surroundings.loops.iter().map(enrolment).collect::<Vec<_>>(),
             "views": VIEWS.iter().map(|view| (view.name, view.sql)).chain(sums).collect::<Vec<_>>(),
         });
         let mut peer = Command::new(&python)

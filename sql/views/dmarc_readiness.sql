@@ -181,13 +181,13 @@ evidence AS (
             WHEN policies.p = 'reject' AND COALESCE(policies.pct, 100) = 100 AND COALESCE(policies.testing, 'n') <> 'y'
                 THEN 'the policy is reject already'
             WHEN reports.days_of_reports < bounds.required_days
-                THEN 'reports of ' || CAST(reports.days_of_reports AS VARCHAR) || ' days; '
+                THEN 'reports of ' || CAST(reports.days_of_reports AS VARCHAR) || ' days, '
                     || CAST(bounds.required_days AS VARCHAR) || ' are needed'
             WHEN date_part('epoch', reports.last_at)
                 < date_part('epoch', mail.as_of) - bounds.silent_days_max * 86400
                 THEN 'no report of the last ' || CAST(bounds.silent_days_max AS VARCHAR) || ' days'
             WHEN mail.messages < bounds.messages_min
-                THEN CAST(mail.messages AS VARCHAR) || ' messages; ' || CAST(bounds.messages_min AS VARCHAR)
+                THEN CAST(mail.messages AS VARCHAR) || ' messages, ' || CAST(bounds.messages_min AS VARCHAR)
                     || ' are needed to tell'
             WHEN mail.hurt_messages > bounds.hurt_share_max * mail.messages
                 THEN CAST(mail.hurt_messages AS VARCHAR) || ' of ' || CAST(mail.messages AS VARCHAR)

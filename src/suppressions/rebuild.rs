@@ -227,7 +227,7 @@ impl Rebuilder {
             }
         }
         // the same order each time, whatever a map makes of it
-        wanted.sort_by(|one, other| (one.since, one.address_hash).cmp(&(other.since, other.address_hash)));
+        wanted.sort_by_key(|one| (one.since, one.address_hash));
         for wanted in wanted.chunks(RESTORED_AT_ONCE) {
             let answers = self.control.restore_suppressions(wanted, dry).await;
             let answers = match answers {

@@ -1,6 +1,7 @@
 """Runs the views over a Parquet file of events in DuckDB, unchanged.
 
-usage: judge.py < {"events": PATH, "tables": {name: PATH}, "as_of": [instant, …], "domains": [{…}, …], "views": [[name, sql], …]}
+usage: judge.py < {"events": PATH, "tables": {name: PATH}, "as_of": [instant, …], "domains": [{…}, …],
+"feedback_loops": [{…}, …], "views": [[name, sql], …]}
 prints {view: [row as an object, …]}; instants are microseconds since the epoch.
 """
 
@@ -34,6 +35,14 @@ def main():
         db.execute(
             "INSERT INTO domains VALUES (?, ?, make_timestamptz(?), make_timestamptz(?))",
             [row["tenant_id"], row["domain"], row["created_at"], row["warm_at"]],
+        )
+    db.execute(
+        "CREATE TABLE feedback_loops (tenant_id TEXT, provider TEXT, identity_kind TEXT, identity TEXT, since TIMESTAMPTZ)"
+    )
+    for row in asked["feedback_loops"]:
+        db.execute(
+            "INSERT INTO feedback_loops VALUES (?, ?, ?, ?, make_timestamptz(?))",
+            [row["tenant_id"], row["provider"], row["identity_kind"], row["identity"], row["since"]],
         )
     answer = {}
     for name, sql in asked["views"]:

@@ -242,10 +242,9 @@ fn instant(record: &Record, names: &[&str]) -> Result<Option<Timestamp>, Read1> 
 
 fn seconds(number: f64) -> Option<Timestamp> {
     // as the vendors give them: of this century or the last
-    (0.0..1e11).contains(&number).then(|| {
-        #[expect(clippy::cast_possible_truncation, reason = "microseconds of an instant below the year 5138")]
-        Timestamp((number * 1e6) as i64)
-    })
+    #[expect(clippy::cast_possible_truncation, reason = "microseconds of an instant below the year 5138")]
+    let micros = (number * 1e6) as i64;
+    (0.0..1e11).contains(&number).then_some(Timestamp(micros))
 }
 
 /// Mailgun writes `Fri, 21 Oct 2011 11:02:55 UTC`, a zone that RFC 2822 calls GMT.
