@@ -23,7 +23,7 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::hear::Hearing;
 use crate::node::{AddSuppression, ImportSuppressions, Imported, Refusal, RemoveSuppression};
-use crate::suppressions::exchange::{self, Entry, ListFormat, Read1};
+use crate::suppressions::exchange::{self, Entry, ListFormat, RecordRead};
 
 /// Largest file that one request brings: about half a million addresses.
 const FILE_BYTES_MAX: usize = 32 << 20;
@@ -33,7 +33,10 @@ const IMPORTED_AT_ONCE: usize = 5_000;
 const BAD_MAX: usize = 100;
 
 #[derive(OpenApi)]
-#[openapi(paths(list, add, remove, export, import), components(schemas(AddBody, SuppressionBody, Imported1)))]
+#[openapi(
+    paths(list, add, remove, export, import),
+    components(schemas(AddBody, SuppressionBody, ImportAnswer))
+)]
 pub struct ApiDoc;
 
 #[derive(Clone)]
@@ -312,7 +315,7 @@ async fn stream(
 
 /// What became of a file.
 #[derive(Default, Serialize, ToSchema)]
-struct Imported1 {
+struct ImportAnswer {
     records: u64,
     added: u64,
     /// On the list already, as widely.
@@ -325,7 +328,7 @@ struct Imported1 {
     errors: Vec<String>,
 }
 
-impl Imported1 {
+impl ImportAnswer {
     fn bad(&mut self, what: String) {
         self.bad += 1;
         if self.errors.len() < BAD_MAX {
@@ -337,7 +340,7 @@ impl Imported1 {
 /// Puts a file's addresses on the list. Bad records are told, the others are taken.
 #[utoipa::path(post, path = "/v1/suppressions/import", params(FileQuery), tag = "suppressions",
     request_body(content = String, content_type = "application/octet-stream"),
-    responses((status = 200, description = "What became of the records.", body = Imported1)))]
+    responses((status = 200, description = "What became of the records.", body = ImportAnswer)))]
 async fn import(
     State(lists): State<Lists>,
     headers: HeaderMap,
@@ -358,14 +361,14 @@ async fn import(
     let format = asked.format.as_deref().map(list_format).transpose()?;
     let reason = asked.reason.as_deref().map(word::<Reason>).transpose()?;
     let actor = format!("key:{}", caller.key_id);
-    let mut done = Imported1::default();
+    let mut done = ImportAnswer::default();
     let mut found = Vec::new();
     let read = exchange::read(file.as_ref(), format, reason, &mut |place, record| {
         done.records += 1;
         match record {
-            Read1::Entry(entry) => found.push((place, of_tenant(entry, own))),
-            Read1::Skipped(_) => done.skipped += 1,
-            Read1::Bad(why) => done.bad(format!("{place}: {why}")),
+            RecordRead::Entry(entry) => found.push((place, of_tenant(entry, own))),
+            RecordRead::Skipped(_) => done.skipped += 1,
+            RecordRead::Bad(why) => done.bad(format!("{place}: {why}")),
         }
         true
     });

@@ -101,7 +101,7 @@ pub fn reach_of(reason: Reason) -> Reach {
 
 /// What one record of a file came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read1 {
+pub enum RecordRead {
     Entry(Entry),
     /// It says nothing of a person that a suppression could follow from, and why.
     Skipped(String),
@@ -143,7 +143,7 @@ pub fn read(
     file: impl Read,
     format: Option<ListFormat>,
     reason: Option<Reason>,
-    each: &mut dyn FnMut(Place, Read1) -> bool,
+    each: &mut dyn FnMut(Place, RecordRead) -> bool,
 ) -> Result<ListFormat, UnreadableList> {
     let mut file = std::io::BufReader::with_capacity(record::HEAD_BYTES, file);
     let head = file.fill_buf()?.to_vec();
@@ -156,7 +156,7 @@ pub fn read(
         })?,
     };
     record::each(file, &shape, &mut |place, record| {
-        each(place, record.map_or_else(Read1::Bad, |record| meaning::of(format, &record, reason)))
+        each(place, record.map_or_else(RecordRead::Bad, |record| meaning::of(format, &record, reason)))
     })?;
     Ok(format)
 }

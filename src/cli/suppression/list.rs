@@ -16,7 +16,7 @@ use super::super::{CommandResult, Failure, tenant_id};
 use super::post;
 use crate::config::Config;
 use crate::node::{ImportSuppressions, Imported, OPERATOR_HEADER, RebuildSuppressions, call_local};
-use crate::suppressions::exchange::{self, Entry, ListFormat, Place, Read1};
+use crate::suppressions::exchange::{self, Entry, ListFormat, Place, RecordRead};
 use crate::suppressions::keeping::Status;
 use crate::suppressions::rebuild::Rebuilt;
 use crate::{stores, system};
@@ -128,7 +128,7 @@ pub(super) async fn import(config: &Config, args: ImportArgs) -> CommandResult {
 async fn hand_over(
     config: &Config,
     args: &ImportArgs,
-    batch: Vec<(Place, Read1)>,
+    batch: Vec<(Place, RecordRead)>,
     sums: &mut Sums,
 ) -> CommandResult {
     let mut places = Vec::with_capacity(batch.len());
@@ -136,12 +136,12 @@ async fn hand_over(
     for (place, record) in batch {
         sums.records += 1;
         match record {
-            Read1::Entry(entry) => {
+            RecordRead::Entry(entry) => {
                 places.push(place);
                 entries.push(entry);
             }
-            Read1::Skipped(_) => sums.skipped += 1,
-            Read1::Bad(why) => sums.bad(format!("{place}: {why}")),
+            RecordRead::Skipped(_) => sums.skipped += 1,
+            RecordRead::Bad(why) => sums.bad(format!("{place}: {why}")),
         }
     }
     if entries.is_empty() {

@@ -7,7 +7,7 @@ use sendlake_control::suppression::{Reach, Reason};
 use sendlake_sender::address::Address;
 
 use super::record::{Record, Shape, short};
-use super::{Entry, ListFormat, Read1, reach_of};
+use super::{Entry, ListFormat, RecordRead, reach_of};
 
 pub(super) const ADDRESS: [&str; 5] = ["address", "email", "emailaddress", "recipient", "recipientemail"];
 
@@ -48,11 +48,11 @@ pub(super) fn format_of(shape: &Shape) -> Option<ListFormat> {
 }
 
 /// What one record says. `named` is what the operator named as the reason.
-pub(super) fn of(format: ListFormat, record: &Record, named: Option<Reason>) -> Read1 {
-    let Some(address) = record.get(&ADDRESS) else { return Read1::Bad("it has no address".into()) };
+pub(super) fn of(format: ListFormat, record: &Record, named: Option<Reason>) -> RecordRead {
+    let Some(address) = record.get(&ADDRESS) else { return RecordRead::Bad("it has no address".into()) };
     let address = match Address::parse(address) {
         Ok(address) => address.to_string(),
-        Err(error) => return Read1::Bad(format!("{}: {error}", short(address))),
+        Err(error) => return RecordRead::Bad(format!("{}: {error}", short(address))),
     };
     let said = match format {
         ListFormat::Csv | ListFormat::Ndjson => own(record, named),
@@ -63,7 +63,7 @@ pub(super) fn of(format: ListFormat, record: &Record, named: Option<Reason>) -> 
         ListFormat::Sparkpost => sparkpost(record, named),
     };
     match said {
-        Ok(said) => Read1::Entry(Entry {
+        Ok(said) => RecordRead::Entry(Entry {
             address,
             reason: said.reason,
             reach: said.reach.unwrap_or_else(|| reach_of(said.reason)),
@@ -92,12 +92,12 @@ fn clip(note: String) -> String {
     note.chars().take(500).collect()
 }
 
-fn own(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
+fn own(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let reason = match record.get(&["reason"]) {
-        Some(word) => Some(word.parse::<Reason>().map_err(Read1::Bad)?),
+        Some(word) => Some(word.parse::<Reason>().map_err(RecordRead::Bad)?),
         None => named.or(Some(Reason::Manual)),
     };
-    let reach = record.get(&["reach", "scope"]).map(str::parse).transpose().map_err(Read1::Bad)?;
+    let reach = record.get(&["reach", "scope"]).map(str::parse).transpose().map_err(RecordRead::Bad)?;
     let event_id = record.get(&["eventid"]).map(str::parse).transpose();
     Said {
         reason,
@@ -106,17 +106,20 @@ fn own(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
         until: instant(record, &["until"])?,
         note: record.get(&["note"]).map(str::to_owned),
         actor: record.get(&["actor"]).map(str::to_owned),
-        event_id: event_id.map_err(|error| Read1::Bad(format!("event_id: {error}")))?,
+        event_id: event_id.map_err(|error| RecordRead::Bad(format!("event_id: {error}")))?,
     }
     .checked()
 }
 
-fn ses(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
+fn ses(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let reason = match record.get(&["reason"]) {
         Some("BOUNCE") => Some(Reason::HardBounce),
         Some("COMPLAINT") => Some(Reason::Complaint),
         Some(other) => {
-            return Err(Read1::Bad(format!("the reason {} is neither BOUNCE nor COMPLAINT", short(other))));
+            return Err(RecordRead::Bad(format!(
+                "the reason {} is neither BOUNCE nor COMPLAINT",
+                short(other)
+            )));
         }
         None => named,
     };
@@ -125,12 +128,12 @@ fn ses(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
 
 /// Lists of their own for each kind, told apart by their fields: a bounce has a status, a spam report an address of the
 /// reporter's host, an unsubscribe neither.
-fn sendgrid(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
+fn sendgrid(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let status = record.get(&["status"]);
     let list = record.get(&["list", "type"]).map(str::to_ascii_lowercase);
     let reason = match list.as_deref() {
         Some("blocks" | "block") => {
-            return Err(Read1::Skipped("a block says nothing of the recipient".into()));
+            return Err(RecordRead::Skipped("a block says nothing of the recipient".into()));
         }
         Some("bounces" | "bounce" | "invalid_emails" | "invalid") => Reason::HardBounce,
         Some("spam_reports" | "spamreport" | "spam") => Reason::Complaint,
@@ -142,7 +145,7 @@ fn sendgrid(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
         None => Reason::Unsubscribe,
     };
     if reason == Reason::HardBounce && status.is_some_and(|status| status.starts_with('4')) {
-        return Err(Read1::Skipped("a bounce of status 4 is not for good".into()));
+        return Err(RecordRead::Skipped("a bounce of status 4 is not for good".into()));
     }
     let note = record.get(&["reason"]).map(|why| match status {
         Some(status) if !why.contains(status) => format!("{status} {why}"),
@@ -153,7 +156,7 @@ fn sendgrid(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
 }
 
 /// Three lists as well: a bounce has a code and an error, an unsubscribe has tags.
-fn mailgun(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
+fn mailgun(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let list = record.get(&["list", "type"]).map(str::to_ascii_lowercase);
     let reason = match list.as_deref() {
         Some("bounces" | "bounce") => Reason::HardBounce,
@@ -166,7 +169,7 @@ fn mailgun(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
     };
     let (code, error) = (record.get(&["code"]), record.get(&["error"]));
     if reason == Reason::HardBounce && code.is_some_and(|code| code.starts_with('4')) {
-        return Err(Read1::Skipped("a bounce with a code of 4yz is not for good".into()));
+        return Err(RecordRead::Skipped("a bounce with a code of 4yz is not for good".into()));
     }
     let note = [code, error].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let note = (!note.is_empty()).then_some(note);
@@ -174,19 +177,19 @@ fn mailgun(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
     Said { reason: Some(reason), since, note, ..Said::default() }.checked()
 }
 
-fn postmark(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
+fn postmark(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let reason = match (record.get(&["suppressionreason", "reason"]), record.get(&["origin"])) {
         (Some("HardBounce"), _) => Some(Reason::HardBounce),
         (Some("SpamComplaint"), _) => Some(Reason::Complaint),
         (Some("ManualSuppression"), Some("Recipient")) => Some(Reason::Unsubscribe),
         (Some("ManualSuppression"), _) => Some(Reason::Manual),
-        (Some(other), _) => return Err(Read1::Bad(format!("the reason {} is not known", short(other)))),
+        (Some(other), _) => return Err(RecordRead::Bad(format!("the reason {} is not known", short(other)))),
         (None, _) => named,
     };
     Said { reason, since: instant(record, &["createdat"])?, ..Said::default() }.checked()
 }
 
-fn sparkpost(record: &Record, named: Option<Reason>) -> Result<Checked, Read1> {
+fn sparkpost(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let yes = |name: &str| record.get(&[name]).is_some_and(|word| word.eq_ignore_ascii_case("true"));
     let all = yes("transactional") || record.get(&["type"]) == Some("transactional");
     let source = record.get(&["source"]).map(str::to_ascii_lowercase);
@@ -219,15 +222,16 @@ struct Checked {
 }
 
 impl Said {
-    fn checked(self) -> Result<Checked, Read1> {
+    fn checked(self) -> Result<Checked, RecordRead> {
         let Self { reason, reach, since, until, note, actor, event_id } = self;
-        let reason = reason.ok_or_else(|| Read1::Bad("it does not say why: name it with --reason".into()))?;
+        let reason =
+            reason.ok_or_else(|| RecordRead::Bad("it does not say why: name it with --reason".into()))?;
         Ok(Checked { reason, reach, since, until, note, actor, event_id })
     }
 }
 
 /// An instant as vendors write it: RFC 3339, RFC 2822, seconds since the epoch, or a date with a time in UTC.
-fn instant(record: &Record, names: &[&str]) -> Result<Option<Timestamp>, Read1> {
+fn instant(record: &Record, names: &[&str]) -> Result<Option<Timestamp>, RecordRead> {
     let Some(text) = record.get(names) else { return Ok(None) };
     let at = Timestamp::parse(text)
         .or_else(|| text.parse::<f64>().ok().and_then(seconds))
@@ -236,7 +240,7 @@ fn instant(record: &Record, names: &[&str]) -> Result<Option<Timestamp>, Read1> 
         .or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")));
     match at {
         Some(at) => Ok(Some(at)),
-        None => Err(Read1::Bad(format!("{} is no instant", short(text)))),
+        None => Err(RecordRead::Bad(format!("{} is no instant", short(text)))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn entries(text: &str) -> (ListFormat, Vec<(Place, Read1)>) {
+fn entries(text: &str) -> (ListFormat, Vec<(Place, RecordRead)>) {
     entries_as(text, None, None)
 }
 
@@ -10,7 +10,7 @@ fn entries_as(
     text: &str,
     format: Option<ListFormat>,
     reason: Option<Reason>,
-) -> (ListFormat, Vec<(Place, Read1)>) {
+) -> (ListFormat, Vec<(Place, RecordRead)>) {
     let mut found = Vec::new();
     let format = read(text.as_bytes(), format, reason, &mut |place, one| {
         found.push((place, one));
@@ -23,7 +23,7 @@ fn entries_as(
 fn said(text: &str) -> (ListFormat, Vec<(String, Reason, Reach, i64)>) {
     let (format, found) = entries(text);
     let good = found.into_iter().map(|(place, one)| match one {
-        Read1::Entry(entry) => {
+        RecordRead::Entry(entry) => {
             (entry.address, entry.reason, entry.reach, entry.since.map_or(0, Timestamp::as_secs))
         }
         other => panic!("{place}: {other:?}"),
@@ -124,7 +124,7 @@ fn what_is_wrong_is_told_by_its_line_and_the_rest_is_read() {
     let bad: Vec<String> = found
         .iter()
         .filter_map(|(place, one)| match one {
-            Read1::Bad(why) => Some(format!("{place}: {why}")),
+            RecordRead::Bad(why) => Some(format!("{place}: {why}")),
             _ => None,
         })
         .collect();
@@ -132,9 +132,9 @@ fn what_is_wrong_is_told_by_its_line_and_the_rest_is_read() {
     assert!(bad[0].starts_with("line 4: \"nobody\"") && bad[1].starts_with("line 5: \"spam\""), "{bad:?}");
     assert!(bad[2].starts_with("line 7: it has no address"), "{bad:?}");
     let (_, found) = entries_as("{\"address\":\"ann@a.test\"}\n[1]\nnot json\n", None, None);
-    assert!(matches!(found[1].1, Read1::Bad(_)) && found[2].0 == Place::Line(3), "{found:?}");
+    assert!(matches!(found[1].1, RecordRead::Bad(_)) && found[2].0 == Place::Line(3), "{found:?}");
     let (_, found) = entries("status,reason,email,created\n4.2.2,full,ann@a.test,1575986313\n");
-    assert!(matches!(&found[0].1, Read1::Skipped(why) if why.contains("status 4")), "{found:?}");
+    assert!(matches!(&found[0].1, RecordRead::Skipped(why) if why.contains("status 4")), "{found:?}");
     for (text, why) in [
         ("", "empty"),
         ("colour,shape\nred,round\n", "--format"),
@@ -148,7 +148,7 @@ fn what_is_wrong_is_told_by_its_line_and_the_rest_is_read() {
         format!("{{\"address\":\"ann@a.test\"}}\n{}\n{{\"address\":\"bob@a.test\"}}\n", "x".repeat(1 << 20));
     let (_, found) = entries(&long);
     assert!(
-        matches!(&found[1].1, Read1::Bad(why) if why.contains("64 KiB")) && found.len() == 3,
+        matches!(&found[1].1, RecordRead::Bad(why) if why.contains("64 KiB")) && found.len() == 3,
         "{found:?}"
     );
 }
@@ -157,14 +157,14 @@ fn what_is_wrong_is_told_by_its_line_and_the_rest_is_read() {
 fn quoted_fields_may_hold_line_ends_and_an_open_quote_ends_somewhere() {
     let text = "address,note,reason\r\nann@a.test,\"said\r\n\"\"no\"\"\r\n\",manual\r\nbob@a.test,5\" wide,manual\r\nx,y,z\r\n";
     let (_, found) = entries(text);
-    let Read1::Entry(ann) = &found[0].1 else { panic!("{found:?}") };
+    let RecordRead::Entry(ann) = &found[0].1 else { panic!("{found:?}") };
     assert_eq!(ann.note.as_deref(), Some("said \"no\""));
-    assert!(matches!(&found[1].1, Read1::Entry(bob) if bob.address == "bob@a.test"), "{found:?}");
-    assert!(matches!((&found[2].0, &found[2].1), (Place::Line(6), Read1::Bad(_))), "{found:?}");
+    assert!(matches!(&found[1].1, RecordRead::Entry(bob) if bob.address == "bob@a.test"), "{found:?}");
+    assert!(matches!((&found[2].0, &found[2].1), (Place::Line(6), RecordRead::Bad(_))), "{found:?}");
     let open = format!("ann@a.test,\"manual\n{}bob@a.test,manual\n", "x@a.test,manual\n".repeat(5_000));
     let (_, found) = entries_as(&open, Some(ListFormat::Csv), None);
-    assert!(matches!(&found[0].1, Read1::Bad(why) if why.contains("64 KiB")), "{:?}", found[0]);
-    assert!(matches!(&found.last().unwrap().1, Read1::Entry(bob) if bob.address == "bob@a.test"));
+    assert!(matches!(&found[0].1, RecordRead::Bad(why) if why.contains("64 KiB")), "{:?}", found[0]);
+    assert!(matches!(&found.last().unwrap().1, RecordRead::Entry(bob) if bob.address == "bob@a.test"));
 }
 
 proptest::proptest! {
@@ -206,7 +206,7 @@ fn what_is_written_comes_back_in_every_format() {
         let (found, back) = entries(&text);
         assert_eq!((found, back.len()), (format, 7), "{text}");
         for (entry, (place, read)) in list.iter().zip(back) {
-            let Read1::Entry(read) = read else { panic!("{format} {place}: {read:?} in {text}") };
+            let RecordRead::Entry(read) = read else { panic!("{format} {place}: {read:?} in {text}") };
             if matches!(format, Csv | Ndjson) {
                 assert_eq!(&read, entry);
             }
