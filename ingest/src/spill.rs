@@ -191,6 +191,16 @@ impl Spill {
         }
     }
 
+    /// Retires files that end at or before what the lake has, but for those that fill a gap noted as missing: the lake
+    /// has what lies behind them, and not them.
+    pub async fn retire_all(&self, over: &[SpillFile]) -> Result<(), SpillError> {
+        let missing = if over.is_empty() { Vec::new() } else { self.missing()? };
+        for file in over.iter().filter(|file| !missing.iter().any(|gap| gap.overlaps(file))) {
+            self.retire(file).await;
+        }
+        Ok(())
+    }
+
     /// Removes files that were retired longer than `grace` ago.
     pub async fn sweep(&self, grace: Duration) {
         let mut retired = self.retired.lock().await;

@@ -40,11 +40,7 @@ impl LakeWriter {
             .filter(|file| file.incarnation == self.outbox.incarnation())
             .partition(|file| file.last_lsn > after_lsn);
         if let Some(spill) = self.outbox.spill() {
-            let missing = if over.is_empty() { Vec::new() } else { spill.missing()? };
-            let came_late = |file: &SpillFile| missing.iter().any(|gap| gap.overlaps(file));
-            for file in over.iter().filter(|file| !came_late(file)) {
-                spill.retire(file).await;
-            }
+            spill.retire_all(&over).await?;
         }
         if own.is_empty() {
             self.tell_gap(after_lsn, rows.first().map(|row| row.lsn)).await?;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{LakeStatus, LakeWriterSettings};
 use crate::outbox::{Outbox, OutboxError};
-use crate::spill::Spill;
+use crate::spill::{Spill, SpillError};
 
 /// Rows of one file: what is in memory at once, and what one trim takes.
 const FILE_ROWS_MAX: u64 = 50_000;
@@ -65,9 +65,15 @@ impl Overflow {
 
     /// Moves rows until the outbox holds half of what it may. Returns the LSN that its rows begin after.
     async fn relieve(&mut self, spill: &Arc<Spill>) -> Result<u64, OutboxError> {
-        let own = self.outbox.incarnation();
-        let spilled_lsn = spill.last_lsn(own).map_err(|error| OutboxError(error.to_string()))?;
-        let mut after_lsn = spilled_lsn.max(self.status.borrow_and_update().lsn);
+        let failed = |error: SpillError| OutboxError(error.to_string());
+        let committed_lsn = self.status.borrow_and_update().lsn;
+        let mut files = spill.files().map_err(failed)?;
+        files.retain(|file| file.incarnation == self.outbox.incarnation());
+        let spilled_lsn = files.iter().map(|file| file.last_lsn).max().unwrap_or(0);
+        // The lake took these rows from the outbox while they were being written here.
+        files.retain(|file| file.last_lsn <= committed_lsn);
+        spill.retire_all(&files).await.map_err(failed)?;
+        let mut after_lsn = spilled_lsn.max(committed_lsn);
         let last_lsn = || self.outbox.last_lsn().unwrap_or(0);
         if last_lsn().saturating_sub(after_lsn) > self.spill_rows {
             // Numbers say so, rows count: what was trimmed before this start leaves a long way from nought.
