@@ -16,7 +16,7 @@ help:  ## list the targets
 build:  ## build everything in the profile that the demo and the tests share
 	$(CARGO) build --workspace --locked
 
-demo: build  ## three acts: mail goes out, a domain warms up, a campaign is cut (ARGS=--keep goes on serving)
+demo: build  ## four acts: mail goes out, answers come back, a domain warms up, a campaign is cut (ARGS=--keep goes on serving)
 	$(SENDLAKE_BIN) demo $(ARGS)
 
 # Python's peers, and one of npm's; without npm the tests that need it say so and go on.
@@ -27,8 +27,8 @@ $(VENV)/ready: tests/peers/requirements.txt tests/peers/package.json tests/peers
 		npm ci --prefix $(VENV)/node --omit=dev --ignore-scripts --silent; fi
 	touch $@
 
-test: build $(VENV)/ready  ## run all tests; makes a Python venv for the peers by itself
-	$(CARGO) test --workspace --locked
+test: build $(VENV)/ready  ## run all tests, or TEST=…; makes a Python venv for the peers by itself
+	$(CARGO) test --workspace --locked $(if $(TEST),-- $(TEST) --nocapture)
 
 torture: build $(VENV)/ready  ## 100 kills of two nodes over 200,000 events, 40 power cuts; all at seeded points
 	SENDLAKE_TORTURE_KILLS=100 SENDLAKE_TORTURE_MESSAGES=95000 SENDLAKE_POWER_CUTS=40 SENDLAKE_POWER_MESSAGES=10000 \

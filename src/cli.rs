@@ -1,7 +1,9 @@
 //! The command line: what can be asked, and in which words. Each command's work is in a file of its own.
 
+mod alerts;
 mod classify;
 mod control;
+mod domain_check;
 mod elsewhere;
 mod feedback_loop;
 mod ingest;
@@ -17,6 +19,7 @@ mod run;
 mod send;
 mod sql;
 mod suppression;
+mod tls_report;
 mod webhook_in;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,7 +64,7 @@ struct Global {
 enum Command {
     /// Run the server: HTTP API, delivery, lake writer, SQL.
     Serve(run::ServeArgs),
-    /// A story in three acts: thousands of messages to make-believe providers over real SMTP, a new domain that warms up,
+    /// A story in four acts: thousands of messages to make-believe providers over real SMTP, what comes back, a new domain that warms up,
     /// and a campaign that people complain about.
     Demo(run::DemoArgs),
     /// Ask the lake, in SQL. Tables: events, outcomes, bounces, complaint_baseline, quotas, … (SHOW TABLES lists them).
@@ -91,6 +94,9 @@ enum Command {
     /// The limits that the sender obeys: which there are, and why.
     #[command(subcommand)]
     Quota(quota::QuotaCommand),
+    /// Alerts: what somebody should look at.
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
     /// Reviews: what complaints have cut, and what is decided about it.
     #[command(subcommand)]
     Review(review::ReviewCommand),
@@ -106,6 +112,8 @@ enum Command {
     /// Feedback loops that domains and addresses are enrolled in.
     #[command(subcommand)]
     FeedbackLoop(feedback_loop::FeedbackLoopCommand),
+    /// Reports to other domains on the TLS of their MX hosts (RFC 8460): what is sent for a day.
+    TlsReport(tls_report::TlsReportArgs),
     /// Who changed what: the latest entries of the audit log.
     Audit(control::AuditArgs),
     /// Say what bounces, complaints and automatic replies mean: one row per recipient.
@@ -280,11 +288,13 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::WebhookIn(command) => webhook_in::run(&config, command).await,
         Command::Lake(command) => lake::run(&config, command).await,
         Command::Quota(command) => quota::run(&config, command).await,
+        Command::Alerts(command) => alerts::run(&config, command).await,
         Command::Review(command) => review::run(&config, command).await,
         Command::Tenant(command) => control::tenant(&config, command).await,
         Command::Key(command) => control::key(&config, command).await,
         Command::Domain(command) => control::domain(&config, command).await,
         Command::FeedbackLoop(command) => feedback_loop::run(&config, command).await,
+        Command::TlsReport(args) => tls_report::run(&config, args).await,
         Command::Audit(args) => control::audit(&config, args).await,
         Command::Classify(args) => classify::run(&args),
         Command::Rules(command) => rules::run(&config, command).await,

@@ -42,6 +42,7 @@ section! {
         rules: Rules = Rules::default(),
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
+        tls_reports: TlsReports = TlsReports::default(),
         dkim: Dkim = Dkim::default(),
         policy: Policy = Policy::default(),
         streams: Streams = Streams::default(),
@@ -218,6 +219,8 @@ section! {
         hostname: String = String::new(),
         /// Addresses for reports besides `fbl@`, `abuse@` and `postmaster@` at every bounce domain.
         feedback_addresses: Vec<String> = Vec::new(),
+        /// Name `fbl@` at the bounce domain as the address for complaints in the header of signed mail (RFC 9477).
+        offer_cfbl: bool = true,
         /// A folder, or a Maildir, in which another server leaves mails; each is read and removed. Empty for none.
         drop_dir: PathBuf = PathBuf::new(),
         /// Addresses for DMARC and TLS reports besides `dmarc@` and `tlsrpt@` at every bounce domain.
@@ -228,10 +231,24 @@ section! {
         messages_per_client_per_min: u32 = 3_000,
         /// Longest wait for a client's next octets.
         idle_timeout_s: u32 = 60,
+        /// Longest conversation with a client; a mail in hand is finished.
+        session_timeout_s: u32 = 600,
         /// Certificates for STARTTLS in PEM form, the server's own first; empty for one that it signs itself.
         tls_certificate_file: PathBuf = PathBuf::new(),
         /// The key of the first, in PEM form.
         tls_key_file: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
+    /// Reports to other domains on the TLS of their MX hosts (RFC 8460).
+    TlsReports {
+        /// Who sends them: an address at a sending domain. Empty for no reports.
+        from: String = String::new(),
+        /// Who reports, in words; empty for the domain of `from`.
+        organization: String = String::new(),
+        /// Whom to ask about a report; empty for `from`.
+        contact: String = String::new(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! DMARC and SMTP TLS reports that come in: durable in a folder before anybody is told that they were taken, in the lake
-//! soon after, once. What cannot be read lies in another folder, with the reason beside it.
+//! soon after, once. What cannot be read goes into the quarantine.
 //!
-//! Nothing waits for the lake: a mail is answered when its file is synced.
+//! Nothing waits for the lake: a mail is answered when its file is synced. Providers' own figures, which an operator brings
+//! as files, go there at once (`figures`).
 
+pub mod figures;
 mod folder;
 
 use std::collections::BTreeMap;
@@ -14,13 +16,16 @@ use sendlake_control::id::{Ids, TenantId};
 use sendlake_ingest::domain_report::Reading;
 use sendlake_ingest::domain_tables::rows::NoRows;
 use sendlake_ingest::domain_tables::{Kind, ReportRows, ReportTables};
+use sendlake_ingest::event::EventType;
 use sendlake_ingest::table::LakeError;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
-use self::folder::{Folders, Kept};
-use crate::hear::{Heard, Unavailable};
+use self::folder::{Folder, Kept};
+use crate::hear::quarantine::{Kind as Unread, Quarantine, Unusable};
+use crate::hear::{Heard, Unavailable, forget};
 use crate::identities::ControlIdentities;
+use crate::suppressions::ControlSuppressions;
 
 /// Reports that come at about the same time go into one commit.
 const GATHER: Duration = Duration::from_secs(2);
@@ -37,9 +42,11 @@ const TITLES_MAX: usize = 3;
 
 /// Takes reports, and carries them to the lake. Share it in an [`Arc`].
 pub struct DomainReports {
-    folders: Folders,
+    folder: Folder,
+    quarantine: Arc<Quarantine>,
     tables: ReportTables,
     identities: Arc<ControlIdentities>,
+    suppressions: Arc<ControlSuppressions>,
     ids: Ids,
     retention_days: u32,
     arrived: Notify,
@@ -51,7 +58,7 @@ pub struct DomainReports {
 pub enum Unreadable {
     /// It is taken, and lies in the quarantine with the reason beside it.
     Aside,
-    /// It is refused with the reason.
+    /// It lies there too, and is refused with the reason.
     Refuse,
     /// It is something else.
     Pass,
@@ -65,18 +72,22 @@ pub struct Carried {
 }
 
 impl DomainReports {
-    /// `dir` is the folder for what waits and what cannot be read; made by its first use.
+    /// `dir` is the folder for what waits; made by its first use.
     pub fn new(
         dir: &Path,
+        quarantine: Arc<Quarantine>,
         tables: ReportTables,
         identities: Arc<ControlIdentities>,
+        suppressions: Arc<ControlSuppressions>,
         ids: Ids,
         retention_days: u32,
     ) -> Self {
         Self {
-            folders: Folders::below(dir),
+            folder: Folder::below(dir),
+            quarantine,
             tables,
             identities,
+            suppressions,
             ids,
             retention_days,
             arrived: Notify::new(),
@@ -92,14 +103,33 @@ impl DomainReports {
         data: &Arc<[u8]>,
         unreadable: Unreadable,
     ) -> Result<Option<Heard>, Unavailable> {
-        let (text, folders, owner) = (Arc::clone(data), self.folders.clone(), owner.cloned());
-        let taken = tokio::task::spawn_blocking(move || take(&folders, owner.as_ref(), &text, unreadable));
+        let (text, folder, whose) = (Arc::clone(data), self.folder.clone(), owner.cloned());
+        let taken = tokio::task::spawn_blocking(move || take(&folder, whose.as_ref(), &text, unreadable));
         let taken = taken.await.map_err(|error| Unavailable(error.to_string()))?;
-        let taken = taken.map_err(|error| Unavailable(error.to_string()))?;
-        if taken.as_ref().is_some_and(|heard| heard.outcome == "recorded") {
+        let Some(Taken { mut heard, unread }) = taken.map_err(|error| Unavailable(error.to_string()))? else {
+            return Ok(None);
+        };
+        if let Some(why) = unread {
+            self.set_aside(owner, data, &why).await?;
+            if heard.outcome != "recorded" {
+                heard.event_type = Some(EventType::ReportQuarantined.as_str());
+                heard.tenant_id = Some(owner.cloned().unwrap_or_else(TenantId::platform));
+            }
+        }
+        if heard.outcome == "recorded" {
             self.arrived.notify_one();
         }
-        Ok(taken)
+        Ok(Some(heard))
+    }
+
+    async fn set_aside(
+        &self,
+        owner: Option<&TenantId>,
+        data: &Arc<[u8]>,
+        why: &str,
+    ) -> Result<(), Unavailable> {
+        let unusable = Unusable { kind: Unread::DomainReport, owner, data, why };
+        self.quarantine.keep(unusable).await.map(drop)
     }
 
     /// The same for an operator's file: waits until it is in the lake, if that can be reached, and refuses what cannot be read.
@@ -134,8 +164,8 @@ impl DomainReports {
         let _turn = self.draining.lock().await;
         let mut all = BTreeMap::new();
         loop {
-            let folders = self.folders.clone();
-            let waiting = tokio::task::spawn_blocking(move || folders.waiting(FILES_MAX, BYTES_MAX)).await?;
+            let folder = self.folder.clone();
+            let waiting = tokio::task::spawn_blocking(move || folder.waiting(FILES_MAX, BYTES_MAX)).await?;
             if waiting.is_empty() {
                 return Ok(all);
             }
@@ -166,15 +196,19 @@ impl DomainReports {
     async fn carry(&self, waiting: &[Kept]) -> Result<BTreeMap<String, Carried>, LakeError> {
         let read = {
             let (waiting, identities) = (waiting.to_vec(), Arc::clone(&self.identities));
-            let (folders, now) = (self.folders.clone(), self.ids.now());
+            let suppressions = Arc::clone(&self.suppressions);
+            let now = self.ids.now();
             tokio::task::spawn_blocking(move || {
-                waiting.into_iter().map(|kept| read(&folders, kept, &identities, now)).collect::<Vec<_>>()
+                waiting
+                    .into_iter()
+                    .map(|kept| read(kept, &identities, &suppressions, now))
+                    .collect::<Vec<_>>()
             })
             .await?
         };
         let mut done: BTreeMap<String, Carried> = BTreeMap::new();
         for kind in Kind::ALL {
-            let of_kind = read.iter().flat_map(|(kept, rows)| {
+            let of_kind = read.iter().flat_map(|Read { kept, rows, .. }| {
                 rows.iter().filter(|rows| rows.kind == kind).map(move |rows| (kept, rows))
             });
             let (files, rows): (Vec<&Kept>, Vec<ReportRows>) =
@@ -189,8 +223,13 @@ impl DomainReports {
                 carried.repeats += usize::from(!new);
             }
         }
-        for (kept, _) in &read {
-            self.folders.forget(kept);
+        for Read { kept, unread, .. } in &read {
+            if let Some(why) = unread
+                && let Err(error) = self.set_aside(kept.owner.as_ref(), &Arc::from(&*kept.data), why).await
+            {
+                tracing::error!(why, %error, "a report cannot be taken, nor be put aside");
+            }
+            self.folder.forget(kept);
             done.entry(kept.name.clone()).or_default();
         }
         let added: usize = done.values().map(|carried| carried.added).sum();
@@ -231,42 +270,36 @@ impl DomainReports {
             tokio::time::sleep(GATHER).await;
         }
     }
+}
 
-    /// For an erasure: carries what waits to the lake, where it is looked through, and drops what could not be read, since
-    /// nobody can say who is in it.
-    pub async fn clear(&self) -> Result<(), LakeError> {
-        self.drain().await?;
-        let folders = self.folders.clone();
-        tokio::task::spawn_blocking(move || folders.empty_quarantine()).await?;
-        Ok(())
-    }
+/// What became of a file, and what in it cannot be read.
+struct Taken {
+    heard: Heard,
+    unread: Option<String>,
 }
 
 /// Reads what came, and keeps it. `None` for something else.
 fn take(
-    folders: &Folders,
+    folder: &Folder,
     owner: Option<&TenantId>,
     data: &[u8],
     unreadable: Unreadable,
-) -> std::io::Result<Option<Heard>> {
+) -> std::io::Result<Option<Taken>> {
     let reading = Reading::of(data);
     if reading.is_something_else {
         return Ok(None);
     }
     let why = reading.problems.join("; ");
-    match unreadable {
-        Unreadable::Pass if reading.reports.is_empty() => return Ok(None),
-        Unreadable::Refuse if reading.reports.is_empty() => return Ok(Some(Heard::refused(why))),
-        _ => {}
-    }
-    if !reading.problems.is_empty() && unreadable != Unreadable::Refuse {
-        let place = folders.quarantine(owner, data, &why)?;
-        tracing::warn!(why, file = %place.display(), "a report, or a part of one, cannot be read");
-    }
+    let unread = (!reading.problems.is_empty()).then(|| why.clone());
     if reading.reports.is_empty() {
-        return Ok(Some(Heard { outcome: "quarantined", detail: why, ..Heard::default() }));
+        let heard = match unreadable {
+            Unreadable::Pass => return Ok(None),
+            Unreadable::Refuse => Heard::refused(why),
+            Unreadable::Aside => Heard { outcome: "quarantined", detail: why, ..Heard::default() },
+        };
+        return Ok(Some(Taken { heard, unread }));
     }
-    folders.keep(owner, data)?;
+    folder.keep(owner, data)?;
     let mut titles: Vec<String> = reading.reports.iter().take(TITLES_MAX).map(ToString::to_string).collect();
     if reading.reports.len() > TITLES_MAX {
         titles.push(format!("{} more", reading.reports.len() - TITLES_MAX));
@@ -274,25 +307,33 @@ fn take(
     if !why.is_empty() {
         titles.push(format!("not read: {why}"));
     }
-    Ok(Some(Heard { outcome: "recorded", detail: titles.join("; "), ..Heard::default() }))
+    let heard = Heard { outcome: "recorded", detail: titles.join("; "), ..Heard::default() };
+    Ok(Some(Taken { heard, unread }))
 }
 
-/// The rows of a kept file. What has none goes where somebody can look at it.
+/// A kept file, its rows, and why it has none, or fewer than it should.
+struct Read {
+    kept: Kept,
+    rows: Vec<ReportRows>,
+    unread: Option<String>,
+}
+
 fn read(
-    folders: &Folders,
     kept: Kept,
     identities: &ControlIdentities,
+    suppressions: &ControlSuppressions,
     now: sendlake_control::clock::Timestamp,
-) -> (Kept, Vec<ReportRows>) {
+) -> Read {
     let mut rows = Vec::new();
     let mut problems: Vec<String> = Vec::new();
-    let reading = Reading::of(&kept.data);
+    let mut reading = Reading::of(&kept.data);
     // what came to one tenant's address says nothing about another's domain
     let whose = |domain: &str| {
         let owner = identities.owner_of(domain)?;
         kept.owner.as_ref().is_none_or(|addressee| *addressee == owner).then_some(owner)
     };
-    for report in &reading.reports {
+    for report in &mut reading.reports {
+        forget::redact_report(suppressions, &whose, report);
         match ReportRows::of(report, reading.submitter.as_deref(), &whose, now) {
             Ok(made) => rows.push(made),
             Err(no_rows) => problems.push(NoRows::to_string(&no_rows)),
@@ -301,14 +342,8 @@ fn read(
     if rows.is_empty() {
         problems.extend(reading.problems);
     }
-    if !problems.is_empty() {
-        let why = problems.join("; ");
-        match folders.quarantine(kept.owner.as_ref(), &kept.data, &why) {
-            Ok(place) => tracing::warn!(why, file = %place.display(), "a report cannot be taken"),
-            Err(error) => tracing::error!(why, %error, "a report cannot be taken, nor be put aside"),
-        }
-    }
-    (kept, rows)
+    let unread = (!problems.is_empty()).then(|| problems.join("; "));
+    Read { kept, rows, unread }
 }
 
 #[cfg(test)]

@@ -120,10 +120,10 @@ pub struct Eraser {
     pub store: LakeStore,
     /// Set once the lake's writer runs. Without one the outbox is carried over here.
     pub writer: Arc<OnceLock<LakeHandle>>,
-    /// Reports that wait for the lake, and those that nobody can read.
+    /// Reports that wait for the lake.
     pub reports: Arc<DomainReports>,
     pub ids: Ids,
-    pub quarantine: Quarantine,
+    pub quarantine: Arc<Quarantine>,
     /// Who takes the maintenance lease, in words.
     pub holder: String,
     pub settings: RewriteSettings,
@@ -146,9 +146,10 @@ impl Eraser {
         // The tombstones' events must reach the lake with everything else before it is looked through.
         self.wishes.tell_changes().await?;
         let messages_withdrawn = self.withdraw(&whose).await?;
+        // reports that wait are looked through in the lake, and those that cannot be read go with the quarantine
+        self.reports.drain().await.map_err(|error| NotErased::Flush(error.to_string()))?;
         self.flush().await?;
         self.empty_quarantine(&whose).await?;
-        self.reports.clear().await.map_err(|error| NotErased::Flush(error.to_string()))?;
         let erase = Erase {
             store: self.store.clone(),
             events: Arc::clone(&self.lake),
@@ -192,9 +193,10 @@ impl Eraser {
         })
     }
 
-    /// Removes mails in quarantine that name the recipient; for a tenant all of them, as nobody knows whose they are.
+    /// Removes mails in quarantine that name the recipient, and reports that cannot be read, since nobody can say who is in
+    /// them; for a tenant everything.
     async fn empty_quarantine(&self, whose: &Whose) -> Result<(), NotErased> {
-        let (quarantine, whose) = (self.quarantine.clone(), whose.clone());
+        let (quarantine, whose) = (Arc::clone(&self.quarantine), whose.clone());
         let forget = move || {
             quarantine.forget(|mail| match &whose {
                 Whose::Recipient { forms, .. } => forms.may_be_in(mail),

@@ -3,9 +3,10 @@
 //!
 //! - [`claim`]: which message a report claims to be about, by its tokens · [`delivery`]: what the lake knows of it
 //! - [`report`]: a report as an event · [`wishes`]: from events to suppressions in force
-//! - [`elsewhere`]: other senders' events · `operator`: suppressions that an operator adds or lifts
+//! - [`elsewhere`]: other senders' events · `operator`: what an operator brings
 //! - [`inbound`]: mail by SMTP or from a file · [`one_click`]: the page behind List-Unsubscribe (RFC 8058)
 //! - [`quarantine`]: what cannot be read, or must not count · `retract`: a complaint that is taken back
+//! - [`forget`]: people who were erased do not come back in what others write
 //! - `unsubscribe`: somebody leaves, however old the message
 //! - [`tracking`]: the pages behind tracked links · [`visits`]: opens and clicks on their way to events
 //!
@@ -14,6 +15,7 @@
 pub mod claim;
 pub mod delivery;
 pub mod elsewhere;
+pub mod forget;
 pub mod inbound;
 pub mod one_click;
 mod operator;
@@ -44,7 +46,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::claim::{Candidate, Claim};
+use self::claim::Claim;
 use self::delivery::{Deliveries, Delivery};
 use self::quarantine::Quarantine;
 pub use self::unsubscribe::Leave;
@@ -55,6 +57,10 @@ use crate::suppressions::ControlSuppressions;
 
 /// Events without a message that are taken in one hour: anybody may send such reports.
 const UNATTRIBUTED_PER_HOUR_MAX: u32 = 2_000;
+/// Names the failure of a message that is final.
+const FINAL: &str = "final";
+/// Names the complaint about a message, of whatever type: one message counts once.
+const COMPLAINT: &str = "abuse";
 const NO_DOMAIN_REPORT: &str =
     "only DMARC reports (RFC 7489, RFC 6591) and SMTP TLS reports (RFC 8460) are read at this address";
 /// Commits to the lake that feedback hastens are at least so far apart.
@@ -139,7 +145,7 @@ pub struct Hearing {
     report_addresses: Vec<String>,
     /// Further addresses for reports, lower case.
     feedback_addresses: Vec<String>,
-    quarantine: Quarantine,
+    quarantine: Arc<Quarantine>,
     ids: Ids,
     /// The hour, and the events without a message in it.
     unattributed: Mutex<(i64, u32)>,
@@ -160,7 +166,7 @@ pub struct HearingParts {
     pub reports: Arc<DomainReports>,
     pub report_addresses: Vec<String>,
     pub feedback_addresses: Vec<String>,
-    pub quarantine: Quarantine,
+    pub quarantine: Arc<Quarantine>,
     pub ids: Ids,
 }
 
@@ -219,7 +225,8 @@ impl Hearing {
                 let Some(status) = report::first_failure(statuses) else {
                     return Ok(Heard::ignored("the DSN tells of no failure"));
                 };
-                let claim = self.claim(to, claim::of_dsn(statuses));
+                let now = self.ids.now();
+                let claim = self.claim(to, || claim::of(&self.tokens, claim::of_dsn(statuses), now));
                 match self.attribute(&claim, to.owner()).await? {
                     Ok(delivery) => {
                         let Some(status) = report::status_of(statuses, delivery.recipient.as_deref()) else {
@@ -254,11 +261,16 @@ impl Hearing {
                         feedback.feedback_type
                     )));
                 };
-                let claim = self.claim(to, claim::of_feedback(feedback));
+                let now = self.ids.now();
+                let claim = self.claim(to, || claim::of_feedback(&self.tokens, feedback, now));
                 match self.attribute(&claim, to.owner()).await? {
                     Ok(delivery) => {
                         let is_regretted = feedback.feedback_type == "not-spam";
-                        let heard = self.record(&delivery, draft, &feedback.feedback_type).await?;
+                        let distinction = match draft.event_type {
+                            EventType::Complained => COMPLAINT,
+                            _ => feedback.feedback_type.as_str(),
+                        };
+                        let heard = self.record(&delivery, draft, distinction).await?;
                         if is_regretted {
                             self.retract_complaint(&delivery).await?;
                         }
@@ -285,14 +297,12 @@ impl Hearing {
     }
 
     /// The message that a mail is about: its envelope's, or what its content claims.
-    fn claim(&self, to: &Addressee, candidates: impl Iterator<Item = Candidate>) -> Claim {
+    fn claim(&self, to: &Addressee, content: impl FnOnce() -> Claim) -> Claim {
         match to {
             Addressee::ReturnPath { message_id, .. } | Addressee::Unsubscribe { message_id, .. } => {
                 self.fresh(*message_id)
             }
-            Addressee::Reports { .. } | Addressee::DomainReports { .. } => {
-                claim::of(&self.tokens, candidates, self.ids.now())
-            }
+            Addressee::Reports { .. } | Addressee::DomainReports { .. } => content(),
         }
     }
 
@@ -330,9 +340,11 @@ impl Hearing {
         distinction: &str,
     ) -> Result<Heard, Unavailable> {
         let event_type = draft.event_type;
-        let key = format!("{}/{}/{distinction}", event_type.as_str(), delivery.message_id);
+        let key = |distinction| format!("{}/{}/{distinction}", event_type.as_str(), delivery.message_id);
+        // what bounces for now may bounce for good later: that is news, and the other way round it is none
+        let keys = if draft.is_final() { vec![key(FINAL), key(distinction)] } else { vec![key(distinction)] };
         let event = draft.about(delivery, &self.ids);
-        let is_new = self.log_once(key, event).await?;
+        let is_new = self.log_once(keys, event).await?;
         Ok(Heard {
             outcome: if is_new { "recorded" } else { "repeat" },
             event_type: Some(event_type.as_str()),
@@ -356,7 +368,7 @@ impl Hearing {
         self.count_unattributed(self.ids.now())?;
         let event = draft.about_nobody(tenant_id.clone(), why, &self.ids);
         let key = format!("unattributed/{}/{tenant_id}/{}", event_type.as_str(), hash(data));
-        let is_new = self.log_once(key, event).await?;
+        let is_new = self.log_once(vec![key], event).await?;
         Ok(Heard {
             outcome: if is_new { "unattributed" } else { "repeat" },
             event_type: Some(event_type.as_str()),
@@ -379,12 +391,13 @@ impl Hearing {
         Ok(())
     }
 
-    async fn log_once(&self, key: String, event: Event) -> Result<bool, Unavailable> {
+    /// Logs an event unless one is known under the first key; all keys are remembered.
+    async fn log_once(&self, keys: Vec<String>, mut event: Event) -> Result<bool, Unavailable> {
+        forget::redact(&self.suppressions, &mut event);
         let failed = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
         self.control.ensure_data_key(&event.tenant_id).await.map_err(|e| failed(&e))?;
         let event_type = event.event_type;
-        let answers = self.spool.log_once(vec![(key, event)]).await.map_err(|e| failed(&e))?;
-        let is_new = answers.first().copied().unwrap_or(false);
+        let is_new = self.spool.log_once_under(keys, &event).await.map_err(|e| failed(&e))?;
         // also for a repeat: the first time may have ended before its wish came into force
         self.wishes.drain().await.map_err(|e| failed(&e))?;
         if is_new && matches!(event_type, EventType::Complained | EventType::Unsubscribed) {

@@ -4,6 +4,7 @@ mod drop_folder;
 mod elsewhere;
 mod erasing;
 mod feedback;
+mod http;
 mod judging;
 mod local;
 pub(crate) mod maintenance;
@@ -12,6 +13,7 @@ mod parts;
 pub(crate) mod rollups;
 mod routes;
 mod safekeeping;
+mod tls_reports;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +37,9 @@ use sendlake_sender::token::TokenKeys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::feedback::{AddSuppression, ImportSuppressions, Imported, Refusal, RemoveSuppression};
+pub use self::feedback::{
+    AddSuppression, FiguresWanted, ImportSuppressions, Imported, Refusal, RemoveSuppression,
+};
 pub use self::judging::ReviewDecision;
 pub use self::local::{
     Answer, OPERATOR_HEADER, QueueSelection, call as call_local, call_running, is_running, notify,
@@ -43,6 +47,8 @@ pub use self::local::{
 pub use self::meeting::Expected;
 pub use self::parts::{public_host, resolver};
 pub use self::safekeeping::{DecideBurst, RebuildSuppressions};
+pub use self::tls_reports::AskTlsReports;
+use crate::alerts::Alerts;
 use crate::config::Config;
 use crate::domain_reports::DomainReports;
 use crate::erase::Eraser;
@@ -61,7 +67,8 @@ use crate::suppressions::ControlSuppressions;
 use crate::suppressions::bursts::Bursts;
 use crate::suppressions::keeping::Keeping;
 use crate::suppressions::rebuild::Rebuilder;
-use crate::webhooks::sns::{Certificates, Https};
+use crate::tls_reports::TlsReports;
+use crate::webhooks::sns::{Certificates, Https, public_roots};
 use crate::webhooks::{self, Webhooks};
 
 /// How often sending domains are read anew: a domain added by a command is usable after this.
@@ -96,7 +103,7 @@ pub struct Node {
     pub quotas: Arc<QuotasTable>,
     pub limits: Arc<TableLimits>,
     pub publisher: Arc<Publisher>,
-    identities: Arc<ControlIdentities>,
+    pub(crate) identities: Arc<ControlIdentities>,
     sources: Arc<Sources>,
     delivery_parts: DeliveryParts,
     pub hearing: Arc<Hearing>,
@@ -104,6 +111,9 @@ pub struct Node {
     eraser: Arc<Eraser>,
     pub keeping: Arc<Keeping>,
     pub bursts: Arc<Bursts>,
+    /// Reports to other domains, where they are wanted.
+    pub tls_reports: Option<Arc<TlsReports>>,
+    pub alerts: Arc<Alerts>,
 }
 
 impl Node {
@@ -155,10 +165,19 @@ impl Node {
         ));
         let sources = Arc::new(parts::sources(&config)?);
         let tokens = token_keys(&control);
+        let quarantine = Arc::new(Quarantine::new(
+            config.quarantine_dir(),
+            config.reports_dir().join("quarantine"),
+            spool.clone(),
+            control.clone(),
+            ids.clone(),
+        ));
         let reports = Arc::new(DomainReports::new(
             &config.reports_dir(),
+            quarantine.clone(),
             stores::open_report_tables(&config)?,
             identities.clone(),
+            suppressions.clone(),
             ids.clone(),
             config.maintenance.retention_days,
         ));
@@ -172,7 +191,7 @@ impl Node {
             suppressions: suppressions.clone(),
             tokens: tokens.clone(),
             feedback_addresses: config.inbound.feedback_addresses.clone(),
-            quarantine: Quarantine::new(config.quarantine_dir()),
+            quarantine: quarantine.clone(),
             ids: ids.clone(),
         }));
         let keeping = Arc::new(Keeping::new(
@@ -190,6 +209,13 @@ impl Node {
             ids.clone(),
             config.maintenance.retention_days,
         ));
+        let alerts = Arc::new(Alerts::new(
+            engine.clone(),
+            control.clone(),
+            spool.clone(),
+            ids.clone(),
+            Duration::from_secs(config.policy.publish_interval_s.into()),
+        ));
         let bursts = Arc::new(Bursts {
             control: control.clone(),
             engine: engine.clone(),
@@ -205,7 +231,7 @@ impl Node {
             lake: lake.clone(),
             store: stores::open_place(&config)?,
             writer: Arc::default(),
-            quarantine: Quarantine::new(config.quarantine_dir()),
+            quarantine,
             reports,
             ids: ids.clone(),
             holder: format!("{}, erasing", maintenance::holder(&config)),
@@ -223,6 +249,17 @@ impl Node {
             ids: ids.clone(),
             settings: parts::delivery_settings(&config),
         };
+        let tls_reports = tls_reports::reports(
+            &config,
+            tls_reports::Parts {
+                spool: &spool,
+                control: &control,
+                identities: &identities,
+                sources: &sources,
+            },
+            &engine,
+            &ids,
+        )?;
         Ok(Self {
             config,
             ids,
@@ -242,6 +279,8 @@ impl Node {
             eraser,
             keeping,
             bursts,
+            tls_reports,
+            alerts,
         })
     }
 
@@ -254,15 +293,7 @@ impl Node {
             .with_context(|| format!("cannot listen on http.listen = {}", self.config.http.listen))?;
         let http = listener.local_addr()?;
         let routes = self.public_routes(self.api(), roles);
-        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
-        let stop = shutdown.clone();
-        tasks.spawn(async move {
-            if let Err(error) =
-                axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
-            {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        tasks.spawn(http::serve(listener, routes, shutdown.clone()));
         let socket = self.config.socket_path();
         local::serve(&socket, self.local_routes(), shutdown.clone(), &mut tasks)?;
         let mut inbound = None;
@@ -305,6 +336,9 @@ impl Node {
             tasks.spawn(self.visits.clone().run(shutdown.clone()));
             tasks.spawn(self.bursts.clone().run(shutdown.clone()));
             tasks.spawn(self.hearing.reports.clone().run(shutdown.clone()));
+            if let Some(reports) = self.tls_reports {
+                tasks.spawn(reports.run(shutdown.clone()));
+            }
             lake = Some(handle);
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {
@@ -318,6 +352,7 @@ impl Node {
                 tasks.spawn(maintenance::run(&self.config, self.lake.clone(), &self.ids, shutdown.clone())?);
             }
             tasks.spawn(self.publisher.clone().run(self.hearing.feedback_arrived.clone(), shutdown.clone()));
+            tasks.spawn(self.alerts.clone().run(shutdown.clone()));
             rollups::keep_up(&self.config, &self.lake, &self.ids, &shutdown, &mut tasks)?;
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));

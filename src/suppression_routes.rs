@@ -13,6 +13,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use hyper::body::Frame;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::id::TenantId;
 use sendlake_control::suppression::{Reach, Reason, Suppression, SuppressionFilter};
 use sendlake_control::{ControlError, ControlStore};
 use sendlake_sender::api::auth;
@@ -195,7 +196,8 @@ struct RemoveQuery {
     note: Option<String>,
 }
 
-/// Lets mail go to an address again. What the law or the whole installation suppresses stays.
+/// Lets mail go to an address again. For a tenant's key what the law or the whole installation suppresses stays; a key of
+/// the installation that names no tenant lifts what is global.
 #[utoipa::path(delete, path = "/v1/suppressions/{address}", params(("address" = String, Path), RemoveQuery),
     tag = "suppressions", responses((status = 200, description = "How many were lifted."), (status = 404, description = "None.")))]
 async fn remove(
@@ -207,7 +209,7 @@ async fn remove(
 ) -> Result<Response, Problem> {
     let caller = auth::require(&extensions, "send")?;
     let Query(asked) = query.map_err(|error| invalid(error.body_text()))?;
-    let tenant = auth::require_tenant(caller, &headers)?;
+    let tenant = auth::tenant(caller, &headers)?.unwrap_or_else(TenantId::platform);
     let reason = asked.reason.as_deref().map(word::<Reason>).transpose()?;
     let filter = SuppressionFilter {
         tenant_id: Some(tenant.clone()),
@@ -225,7 +227,7 @@ async fn remove(
     let removed =
         lists.hearing.unsuppress(&format!("key:{}", caller.key_id), wanted).await.map_err(refused)?;
     if removed == 0 {
-        return Err(Problem::new(Kind::NotFound, "this address is not on the tenant's list"));
+        return Err(Problem::new(Kind::NotFound, "this address is not on this list"));
     }
     Ok(Json(json!({ "removed": removed })).into_response())
 }
@@ -237,8 +239,8 @@ struct FileQuery {
     format: Option<String>,
     /// Export: this reason only. Import: why, for files that do not say.
     reason: Option<String>,
-    /// Import: change nothing.
-    #[serde(default)]
+    /// Import: change nothing (`1` or `true`).
+    #[serde(default, deserialize_with = "yes_or_no")]
     dry_run: bool,
 }
 
@@ -322,6 +324,8 @@ struct ImportAnswer {
     known: u64,
     /// Records that call for nothing, such as bounces that are not for good.
     skipped: u64,
+    /// Of what was added or known: legal ones of a tenant's key, which keep back this tenant's mail only.
+    narrowed: u64,
     /// How many could not be taken.
     bad: u64,
     /// The first hundred of those: where, and why.
@@ -366,7 +370,14 @@ async fn import(
     let read = exchange::read(file.as_ref(), format, reason, &mut |place, record| {
         done.records += 1;
         match record {
-            RecordRead::Entry(entry) => found.push((place, of_tenant(entry, own))),
+            RecordRead::Entry(entry) if own => match of_tenant(entry) {
+                Ok((entry, is_narrowed)) => {
+                    done.narrowed += u64::from(is_narrowed);
+                    found.push((place, entry));
+                }
+                Err(why) => done.bad(format!("{place}: {why}")),
+            },
+            RecordRead::Entry(entry) => found.push((place, entry)),
             RecordRead::Skipped(_) => done.skipped += 1,
             RecordRead::Bad(why) => done.bad(format!("{place}: {why}")),
         }
@@ -376,10 +387,11 @@ async fn import(
     for batch in found.chunks(IMPORTED_AT_ONCE) {
         let entries = batch.iter().map(|(_, entry)| entry.clone()).collect();
         let wanted = ImportSuppressions { tenant_id: tenant_id.clone(), dry: asked.dry_run, entries };
-        let Imported { added, known, refused: bad } =
+        let Imported { added, known, over, refused: bad } =
             lists.hearing.import(&actor, wanted).await.map_err(refused)?;
         done.added += added;
         done.known += known;
+        done.skipped += over;
         for (at, why) in bad {
             done.bad(format!(
                 "{}: {why}",
@@ -390,12 +402,23 @@ async fn import(
     Ok(Json(done).into_response())
 }
 
-/// A tenant's file speaks for its own mail, and names nobody else as who wished it.
-fn of_tenant(entry: Entry, own: bool) -> Entry {
-    if !own {
-        return entry;
+/// A tenant's file speaks for its own mail, and names nobody else as who wished it. The law's reach is everybody's mail,
+/// and here this tenant's: true where that made it narrower. Who asks for everybody's mail otherwise gets none of it.
+fn of_tenant(entry: Entry) -> Result<(Entry, bool), String> {
+    let is_global = entry.reach == Reach::Global;
+    if is_global && entry.reason != Reason::Legal {
+        return Err("reach global is everybody's mail, and needs a key of the whole installation".into());
     }
-    Entry { reach: entry.reach.min(Reach::Tenant), actor: None, ..entry }
+    Ok((Entry { reach: entry.reach.min(Reach::Tenant), actor: None, ..entry }, is_global))
+}
+
+/// `1`, `0`, `true` or `false`.
+fn yes_or_no<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    match String::deserialize(from)?.as_str() {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => Err(serde::de::Error::custom(format!("{other:?} is none of 1, 0, true and false"))),
+    }
 }
 
 fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, Problem> {
@@ -445,3 +468,6 @@ fn refused(refusal: Refusal) -> Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

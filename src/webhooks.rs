@@ -23,7 +23,9 @@ use sendlake_control::webhook::Webhook;
 use sendlake_ingest::foreign::{Fact, Setting, Source, facts_of_body};
 use sendlake_sender::provider::provider_of;
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
+use utoipa::{OpenApi, ToSchema};
 
 use self::sns::{Certificates, Message, Refused};
 use crate::hear::Hearing;
@@ -47,13 +49,21 @@ pub fn routes(webhooks: Arc<Webhooks>) -> Router {
     Router::new().route("/v1/webhooks/{sender}/{token}", post(push)).with_state(webhooks)
 }
 
-/// What became of a push.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(OpenApi)]
+#[openapi(paths(push), components(schemas(Pushed)))]
+pub struct ApiDoc;
+
+/// What became of a push: `read` is the sum of the others.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 struct Pushed {
     read: u64,
+    /// New events.
     mapped: u64,
+    /// Events that were known.
     repeated: u64,
+    /// Without a place in our vocabulary.
     unmapped: u64,
+    /// Unreadable.
     bad: u64,
 }
 
@@ -68,6 +78,8 @@ enum NotPushed {
     TooLarge,
     #[error("the body took longer than {} s to arrive", BODY_TIME_MAX.as_secs())]
     Late,
+    #[error("it ends too early; send it again: events of it that were complete are not taken twice")]
+    CutOff,
     #[error("nothing in it is an event of {0}")]
     Nonsense(Source),
     #[error("it could not be recorded now; send it again")]
@@ -81,6 +93,7 @@ impl IntoResponse for NotPushed {
             NotPushed::Unproven(_) => StatusCode::FORBIDDEN,
             NotPushed::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             NotPushed::Late => StatusCode::REQUEST_TIMEOUT,
+            NotPushed::CutOff => StatusCode::BAD_REQUEST,
             NotPushed::Nonsense(_) => StatusCode::UNPROCESSABLE_ENTITY,
             NotPushed::Later => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -95,6 +108,20 @@ impl IntoResponse for NotPushed {
     }
 }
 
+/// Takes what another sender pushes, in that sender's own form. The address is the key: `sendlake webhook-in add` makes it.
+/// Each event is durable before the answer.
+#[utoipa::path(post, path = "/v1/webhooks/{sender}/{token}", tag = "webhooks",
+    params(("sender" = String, Path, description = "`ses`, `sendgrid`, `mailgun`, `postmark` or `sparkpost`"),
+        ("token" = String, Path, description = "Says whose the events are")),
+    request_body(content = String, content_type = "application/json"),
+    responses((status = 200, description = "Taken.", body = Pushed),
+        (status = 400, description = "It ends too early: send it again."),
+        (status = 403, description = "Its signature, its topic or its password does not fit, or it is too old."),
+        (status = 404, description = "No webhook has this address."),
+        (status = 408, description = "The body took too long to arrive."),
+        (status = 413, description = "The body is too large."),
+        (status = 422, description = "Nothing in it is an event of this sender."),
+        (status = 503, description = "It could not be recorded now: send it again.")))]
 async fn push(
     State(webhooks): State<Arc<Webhooks>>,
     Path((sender, token)): Path<(String, String)>,
@@ -128,7 +155,12 @@ impl Webhooks {
         if self.prove(&webhook, source, &parts.headers, &body).await? == Proof::NothingToDo {
             return Ok(Pushed::default());
         }
-        self.log(&webhook, source, &body).await
+        let pushed = self.log(&webhook, source, &body).await?;
+        if is_cut_off(&body) {
+            tracing::warn!(%source, webhook = webhook.webhook_id, mapped = pushed.mapped, "a push ends too early");
+            return Err(NotPushed::CutOff);
+        }
+        Ok(pushed)
     }
 
     async fn prove(
@@ -141,7 +173,7 @@ impl Webhooks {
         match source {
             Source::Ses => self.of_sns(webhook, body).await,
             Source::Sendgrid => {
-                signed::sendgrid(webhook, headers, body).map_err(NotPushed::Unproven)?;
+                signed::sendgrid(webhook, headers, body, self.ids.now()).map_err(NotPushed::Unproven)?;
                 Ok(Proof::Good)
             }
             Source::Mailgun => {
@@ -170,7 +202,7 @@ impl Webhooks {
             }
             refused => NotPushed::Unproven(refused.to_string()),
         };
-        self.certificates.verify(&message).await.map_err(proven)?;
+        self.certificates.verify(&message, self.ids.now()).await.map_err(proven)?;
         match message.kind.as_str() {
             "SubscriptionConfirmation" => {
                 self.certificates.confirm(&message).await.map_err(proven)?;
@@ -212,7 +244,7 @@ impl Webhooks {
             // not why: it may quote what the event says of a person
             tracing::warn!(%source, webhook = webhook.webhook_id, bad = pushed.bad, "pushed events cannot be read");
         }
-        if pushed.bad > 0 && pushed.bad == pushed.read {
+        if pushed.bad > 0 && pushed.bad == pushed.read && !is_cut_off(body) {
             return Err(NotPushed::Nonsense(source));
         }
         if !events.is_empty() {
@@ -224,6 +256,12 @@ impl Webhooks {
         }
         Ok(pushed)
     }
+}
+
+/// Whether a body of JSON values ends within one of them.
+fn is_cut_off(body: &[u8]) -> bool {
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<IgnoredAny>();
+    values.find_map(Result::err).is_some_and(|error| error.is_eof())
 }
 
 fn later(error: &NotTaken) -> NotPushed {

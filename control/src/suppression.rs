@@ -11,6 +11,7 @@
 
 pub mod change;
 pub mod full_mailbox;
+mod lift;
 pub mod look;
 pub mod packed;
 pub mod quarantine;

@@ -1,7 +1,9 @@
-//! Small documents beside the lake's tables, written over as a whole: what is kept there for safe-keeping.
+//! Small documents beside the lake's tables, written over as a whole: what is kept there for safe-keeping, and what several
+//! nodes agree on by who was first.
 
+use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::store::LakeStore;
 
@@ -41,6 +43,24 @@ pub async fn read(store: &LakeStore, folder: &str, name: &str) -> Result<Option<
     }
 }
 
+/// Reads all documents of `<lake>/<folder>`, in no order. One that is too large to be ours is left out.
+pub async fn read_all(store: &LakeStore, folder: &str) -> Result<Vec<Vec<u8>>, DocumentError> {
+    let place = || format!("{}{folder}/", store.url);
+    let folder = Path::from_url_path(store.url.path()).unwrap_or_default().join(folder);
+    let listed = store.root.list_with_delimiter(Some(&folder)).await;
+    let listed = listed.map_err(|source| DocumentError { place: place(), doing: "listed", source })?;
+    let mut found = Vec::new();
+    for object in listed.objects.into_iter().filter(|object| object.size <= BYTES_MAX as u64) {
+        let got = async { store.root.get(&object.location).await?.bytes().await };
+        match got.await {
+            Ok(octets) => found.push(octets.to_vec()),
+            Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => return Err(DocumentError { place: place(), doing: "read", source }),
+        }
+    }
+    Ok(found)
+}
+
 /// Writes it, in the place of what was there.
 pub async fn write(
     store: &LakeStore,
@@ -53,6 +73,48 @@ pub async fn write(
     store.root.put(&path(store, folder, name), PutPayload::from(octets)).await.map(drop).map_err(failed)
 }
 
+/// Writes it if there is none of that name. False when there is one, which then stays as it is; whose that is, what it holds
+/// must tell: an answer that got lost looks the same.
+pub async fn create(
+    store: &LakeStore,
+    folder: &str,
+    name: &str,
+    octets: Vec<u8>,
+) -> Result<bool, DocumentError> {
+    let failed =
+        |source| DocumentError { place: format!("{}{folder}/{name}", store.url), doing: "made", source };
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    match store.root.put_opts(&path(store, folder, name), PutPayload::from(octets), options).await {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+            Ok(false)
+        }
+        Err(source) => Err(failed(source)),
+    }
+}
+
+/// Names of the documents in a folder, in order.
+pub async fn names(store: &LakeStore, folder: &str) -> Result<Vec<String>, DocumentError> {
+    let lake = Path::from_url_path(store.url.path()).unwrap_or_default();
+    let failed = |source| DocumentError { place: format!("{}{folder}", store.url), doing: "listed", source };
+    let listed = store.root.list(Some(&lake.join(folder)));
+    let found: Vec<_> = listed.try_collect().await.map_err(failed)?;
+    let mut names: Vec<String> =
+        found.iter().filter_map(|meta| meta.location.filename().map(str::to_owned)).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Removes a document; one that is not there is no error.
+pub async fn remove(store: &LakeStore, folder: &str, name: &str) -> Result<(), DocumentError> {
+    let failed =
+        |source| DocumentError { place: format!("{}{folder}/{name}", store.url), doing: "removed", source };
+    match store.root.delete(&path(store, folder, name)).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(source) => Err(failed(source)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,10 +125,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open_store(dir.path().to_str().unwrap(), &Default::default()).unwrap();
         assert_eq!(read(&store, "_kept", "a b.json").await.unwrap(), None);
+        assert_eq!(read_all(&store, "_kept").await.unwrap(), Vec::<Vec<u8>>::new());
         for text in ["one", "two"] {
             write(&store, "_kept", "a b.json", text.into()).await.unwrap();
             assert_eq!(read(&store, "_kept", "a b.json").await.unwrap().unwrap(), text.as_bytes());
         }
+        assert!(!create(&store, "_kept", "a b.json", b"three".to_vec()).await.unwrap());
+        assert!(create(&store, "_kept", "c.json", b"three".to_vec()).await.unwrap());
+        assert_eq!(read(&store, "_kept", "a b.json").await.unwrap().unwrap(), b"two");
+        assert_eq!(names(&store, "_kept").await.unwrap(), ["a b.json", "c.json"]);
+        assert!(names(&store, "_nothing").await.unwrap().is_empty());
+        remove(&store, "_kept", "c.json").await.unwrap();
+        remove(&store, "_kept", "c.json").await.unwrap();
+        assert_eq!(names(&store, "_kept").await.unwrap(), ["a b.json"]);
+        write(&store, "_kept", "c%.json", "three".into()).await.unwrap();
+        let mut found = read_all(&store, "_kept").await.unwrap();
+        found.sort();
+        assert_eq!(found, [b"three".to_vec(), b"two".to_vec()]);
         write(&store, "_kept", "a b.json", vec![0; BYTES_MAX + 1]).await.unwrap();
         assert!(read(&store, "_kept", "a b.json").await.unwrap_err().to_string().contains("larger"));
     }

@@ -5,6 +5,7 @@
 mod aggregate;
 mod failure;
 mod tls;
+mod tls_written;
 mod unpack;
 mod xml;
 mod zip;

@@ -81,6 +81,12 @@ event_types! {
     CircuitClosed = "circuit_closed",
     /// Domain verified, DKIM key rotated, DMARC policy moved.
     IdentityChanged = "identity_changed",
+    /// What came in and cannot be used: `detail` says why, and where it lies.
+    ReportQuarantined = "report_quarantined",
+    /// A row of the view `alerts` is there that was not: `detail` says which.
+    AlertRaised = "alert_raised",
+    /// It is not there any more.
+    AlertCleared = "alert_cleared",
 }
 
 macro_rules! events {

@@ -10,7 +10,7 @@
 //! apart from our own mail by is `ip_pool`, `elsewhere:<sender>`: no pool of ours has such a name.
 
 mod draft;
-mod json;
+pub(crate) mod json;
 mod kumomta;
 mod mailbox;
 mod mailgun;

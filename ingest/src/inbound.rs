@@ -45,6 +45,10 @@ pub struct InboundSettings {
     pub idle: Duration,
     /// Longest time for one mail between DATA and the final dot.
     pub data: Duration,
+    /// Octets per second that a mail must come with on average, once it is under way for longer than `idle`.
+    pub data_rate_min: u32,
+    /// Longest conversation: after it a mail in hand is finished, and nothing else is taken.
+    pub session: Duration,
     /// Offers STARTTLS; without one it is not offered.
     pub tls: Option<TlsAcceptor>,
 }
@@ -61,6 +65,8 @@ impl Default for InboundSettings {
             messages_per_client_max: 3_000,
             idle: Duration::from_secs(60),
             data: Duration::from_secs(600),
+            data_rate_min: 256,
+            session: Duration::from_secs(600),
             tls: None,
         }
     }
@@ -103,6 +109,9 @@ pub trait Postmaster: Send + Sync {
 
     /// Deals with a mail. A positive reply means that whatever follows from it is durable.
     async fn message(&self, mail: InboundMail) -> Reply;
+
+    /// Hears of a mail to these recipients that was larger than allowed, and is gone.
+    async fn too_large(&self, recipients: &[String]);
 }
 
 /// Serves clients until `shutdown`; then lets those in a conversation finish their mail in hand.

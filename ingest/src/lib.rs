@@ -13,12 +13,14 @@
 //! - [`maintain`]: compaction, retention, vacuum, and the lease of whoever does them
 //! - [`rollups`]: events summed by minute and hour, two small tables beside `events`
 //! - [`quotas`]: the published limits, a small table beside `events`
+//! - [`calibration`]: providers' own figures, read
 //! - [`domain_report`]: DMARC and SMTP TLS reports, read; [`domain_tables`]: their tables in the lake
 //! - [`inbound`]: the SMTP listener for mail that comes back
 //! - [`foreign`]: other senders' logs and events, mapped to our vocabulary
 //! - [`report`]: what comes back by mail: DSNs, feedback reports, automatic replies
 
 pub mod append;
+pub mod calibration;
 pub mod document;
 pub mod domain_report;
 pub mod domain_tables;

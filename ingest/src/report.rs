@@ -2,6 +2,7 @@
 //! are not), feedback reports (RFC 5965), automatic replies. No attribution here: who was written to is the
 //! reports' own claim.
 
+mod charset;
 mod extract;
 mod feedback;
 mod fields;
@@ -68,6 +69,8 @@ pub struct RecipientStatus {
     pub action: DsnAction,
     /// Final-Recipient, else Original-Recipient, else what the text names. An address, or what stands in its place.
     pub recipient: Option<String>,
+    /// Original-Recipient, where it is another one than `recipient`: whom the message was sent to before somebody forwarded it.
+    pub original_recipient: Option<String>,
     /// RFC 3463: `5.1.1`.
     pub status: Option<String>,
     /// The remote server's reply code, where one is quoted.
@@ -135,6 +138,9 @@ pub struct Feedback {
     pub original_mail_from: Option<String>,
     /// Fields of the returned message or header section, where they were not cut out.
     pub original: OriginalFields,
+    /// What further messages say that came with it: a report is about one, and whoever forwards reports may put several
+    /// into a mail.
+    pub others: Vec<OriginalFields>,
 }
 
 /// What a returned message says of itself. Any of it may lead back to our message.
@@ -147,6 +153,10 @@ pub struct OriginalFields {
     /// The URIs of List-Unsubscribe, without brackets.
     pub list_unsubscribe: Vec<String>,
     pub feedback_id: Option<String>,
+    /// CFBL-Feedback-ID (RFC 9477, section 3.2), without white space, which means nothing in it.
+    pub cfbl_feedback_id: Option<String>,
+    /// X-HmXmrOriginalRecipient: who complained, in Microsoft's reports that are not in the form of RFC 5965.
+    pub complained_by: Option<String>,
     /// Address in `From:`.
     pub from: Option<String>,
     /// Addresses in `To:`.
@@ -155,5 +165,11 @@ pub struct OriginalFields {
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod dialects;
+#[cfg(test)]
+mod embedded;
+#[cfg(test)]
+mod loops;
 #[cfg(test)]
 mod tests;

@@ -159,7 +159,14 @@ pub(crate) fn reports(kind: Kind, lines: &[String]) -> RecordBatch {
                 ("report_key", Value::from(format!("{number:032x}"))),
                 ("record", Value::from(0)),
                 ("recorded_at", Value::from((end + TimeDelta::hours(3)).to_rfc3339())),
-                ("report_type", Value::from(if kind == Kind::Tls { "summary" } else { "aggregate" })),
+                (
+                    "report_type",
+                    Value::from(match kind {
+                        Kind::Dmarc => "aggregate",
+                        Kind::Tls => "summary",
+                        Kind::Figures => "google-postmaster",
+                    }),
+                ),
                 ("org_name", Value::from("Receiver")),
                 ("report_id", Value::from(format!("r{number}"))),
                 ("end_at", Value::from(end.to_rfc3339())),

@@ -16,7 +16,7 @@ use crate::testing::{
 };
 
 /// A case is a line of text, any number of `-- domain <tenant> <domain> [warm]`, of `-- loop <tenant> <provider> <domain|ip>
-/// <identity> <since>`, of `-- dmarc <JSON>` and `-- tls <JSON>` (rows of reports), and one `-- as_of <instant> …` where a
+/// <identity> <since>`, of `-- dmarc <JSON>`, `-- tls <JSON>` and `-- figures <JSON>` (rows of reports), and one `-- as_of <instant> …` where a
 /// view reads those, `-- events` and JSON lines, then any number of `-- query <tenant or *>`, SQL,
 /// `-- expect`, table. Every query has to give the same with its events in the lake, hot, and in both.
 async fn check(name: &str) {
@@ -57,7 +57,8 @@ pub(crate) fn surroundings(head: &str) -> (StillSurroundings, Vec<Timestamp>) {
         Timestamp(at.timestamp_micros())
     };
     let mut surroundings = StillSurroundings::default();
-    for (kind, mark) in [(Kind::Dmarc, "-- dmarc "), (Kind::Tls, "-- tls ")] {
+    let marks = [(Kind::Dmarc, "-- dmarc "), (Kind::Tls, "-- tls "), (Kind::Figures, "-- figures ")];
+    for (kind, mark) in marks {
         let lines: Vec<String> =
             head.lines().filter_map(|line| line.strip_prefix(mark)).map(str::to_owned).collect();
         surroundings.reports.push((kind, reports(kind, &lines)));
@@ -142,4 +143,8 @@ cases![
     dmarc_reports,
     dmarc_ready,
     tls_reports,
+    tls_sessions,
+    alerts,
+    provider_calibration,
+    complaints_taken_back,
 ];

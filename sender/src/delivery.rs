@@ -55,6 +55,8 @@ pub struct DeliverySettings {
     /// Name of this installation in `Feedback-ID`.
     pub feedback_sender: String,
     pub sign: bool,
+    /// Name an address for complaints in signed mail (RFC 9477).
+    pub offer_cfbl: bool,
 }
 
 impl DeliverySettings {

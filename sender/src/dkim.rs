@@ -13,8 +13,8 @@ use mail_auth::dkim::{Canonicalization, Signature};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sendlake_control::clock::Timestamp;
 
-/// Fields that are signed wherever they stand. `From` is listed once more than it occurs, so that a second one
-/// cannot be added on the way (section 8.15); the List-Unsubscribe pair must be signed for RFC 8058.
+/// Fields that are signed wherever they stand. The List-Unsubscribe pair must be signed for RFC 8058, the CFBL pair for
+/// RFC 9477, section 3.1.4.
 const SIGNED: &[&str] = &[
     "From",
     "To",
@@ -32,6 +32,27 @@ const SIGNED: &[&str] = &[
     "List-Unsubscribe",
     "List-Unsubscribe-Post",
     "Feedback-ID",
+    "TLS-Report-Domain",
+    "TLS-Report-Submitter",
+    "TLS-Required",
+    "CFBL-Address",
+    "CFBL-Feedback-ID",
+];
+
+/// Of those, the ones that are listed once more than they occur, so that none can be added on the way (section 8.15): what
+/// people see, and what their programs act upon. Fields of lists only where the message has them: a list adds its own.
+const OVERSIGNED: &[&str] = &[
+    "From",
+    "To",
+    "Cc",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Reply-To",
+    "MIME-Version",
+    "Content-Type",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
 ];
 
 /// Why a message could not be signed.
@@ -187,16 +208,18 @@ fn fields(section: &[u8]) -> Vec<Field<'_>> {
 /// The names for `h=`, and the fields they stand for in the same order: where one occurs more than once, the
 /// last comes first (section 5.4.2).
 fn select<'a>(fields: &[Field<'a>]) -> (Vec<String>, Vec<Field<'a>>) {
-    let mut names = Vec::with_capacity(SIGNED.len() + 1);
+    let mut names = Vec::with_capacity(SIGNED.len() + OVERSIGNED.len());
     let mut signed = Vec::with_capacity(SIGNED.len());
     for name in SIGNED {
+        let before = signed.len();
         for field in fields.iter().rev() {
             if field.0.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()) {
                 names.push((*name).to_owned());
                 signed.push(*field);
             }
         }
-        if *name == "From" {
+        let is_there = signed.len() > before;
+        if OVERSIGNED.contains(name) && (is_there || !name.starts_with("List-")) {
             names.push((*name).to_owned());
         }
     }

@@ -1,5 +1,5 @@
-//! The header fields made for one message at delivery: Message-ID, List-Unsubscribe and Feedback-ID. Date and
-//! all that recipients share were composed at acceptance.
+//! The header fields made for one message at delivery: Message-ID, List-Unsubscribe, Feedback-ID and where complaints are
+//! taken (RFC 9477). Date and all that recipients share were composed at acceptance.
 
 use sendlake_control::id::TenantId;
 use uuid::Uuid;
@@ -23,7 +23,14 @@ pub struct Personal<'a> {
     pub unsubscribe: Option<Unsubscribe<'a>>,
     /// The installation, in Feedback-ID: Google asks for 5 to 15 characters that stay the same.
     pub feedback_sender: &'a str,
+    /// Domain of the mailbox `fbl@…` that takes complaints, ASCII. It has to be the signing domain or lie below it
+    /// (RFC 9477, section 3.1), and the message has to be signed; without it, none is offered.
+    pub complaint_domain: Option<&'a str>,
 }
+
+/// The fields of RFC 9477: where complaints go, and what they are about.
+const CFBL_ADDRESS: &str = "CFBL-Address";
+const CFBL_FEEDBACK_ID: &str = "CFBL-Feedback-ID";
 
 /// What the subject of a mail to the unsubscribe mailbox starts with; the sealed address follows.
 pub const SUBJECT: &str = "unsubscribe.";
@@ -54,7 +61,25 @@ pub fn personal_headers(content: &Content, personal: &Personal<'_>, tokens: &Tok
     if !content.has_feedback_id {
         push_feedback_id(&mut headers, personal);
     }
+    if let Some(domain) = personal.complaint_domain
+        && !has_field(&content.headers, CFBL_ADDRESS)
+    {
+        let token = tokens.issue(Purpose::Complaint, personal.message_id);
+        headers.push_str(&format!("{CFBL_ADDRESS}: fbl@{domain}; report=arf\r\n"));
+        if !has_field(&content.headers, CFBL_FEEDBACK_ID) {
+            headers.push_str(&format!("{CFBL_FEEDBACK_ID}: {token}\r\n"));
+        }
+    }
     headers.into_bytes()
+}
+
+/// Whether a header section, lines ending in CRLF, has a field of that name.
+fn has_field(section: &[u8], name: &str) -> bool {
+    section.split(|&byte| byte == b'\n').any(|line| {
+        line.split_at_checked(name.len()).is_some_and(|(start, rest)| {
+            start.eq_ignore_ascii_case(name.as_bytes()) && rest.trim_ascii_start().starts_with(b":")
+        })
+    })
 }
 
 /// Both ways to leave carry the sealed address beside the token: they have to work when the message is long gone
@@ -144,6 +169,7 @@ mod tests {
                 mailbox_domain: Some("bounce.example.com"),
             }),
             feedback_sender: "sendlake",
+            complaint_domain: None,
         }
     }
 
@@ -189,6 +215,23 @@ mod tests {
         let content = Content { has_message_id: true, has_list_unsubscribe: true, ..content() };
         let headers = made(&content, &personal());
         assert_eq!(headers, "Feedback-ID: spring:acme:marketing:sendlake\r\n");
+    }
+
+    #[test]
+    fn complaints_have_an_address_and_an_identifier_unless_the_client_gave_one() {
+        let tokens = TokenKeys::new(1, [7; 32]);
+        let id = tokens.issue(Purpose::Complaint, Uuid::from_u128(42));
+        let personal = Personal { complaint_domain: Some("bounce.example.com"), ..personal() };
+        let headers = made(&content(), &personal);
+        let fields =
+            format!("CFBL-Address: fbl@bounce.example.com; report=arf\r\nCFBL-Feedback-ID: {id}\r\n");
+        assert!(headers.ends_with(&fields), "{headers}");
+        let own = b"From: a@example.com\r\ncfbl-address : abuse@example.com\r\n".to_vec();
+        let headers = made(&Content { headers: own, ..content() }, &personal);
+        assert!(!headers.contains("CFBL"), "{headers}");
+        let looks_alike = b"Subject: x\r\n CFBL-Address: y\r\nX-CFBL-Address: z\r\n".to_vec();
+        let headers = made(&Content { headers: looks_alike, ..content() }, &personal);
+        assert!(headers.contains(&fields), "{headers}");
     }
 
     #[test]

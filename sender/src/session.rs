@@ -24,7 +24,7 @@ pub use self::dial::dial;
 pub use self::failure::{Attempt, AttemptFailure, FailureKind, Outcome, SmtpCommand, Verdict};
 use self::open::open;
 pub use self::timeouts::{SessionSettings, Timeouts};
-pub use self::tls::{Tls, TlsError};
+pub use self::tls::{Tls, TlsError, TlsFailure};
 use self::transparency::stuffed;
 use self::wire::Wire;
 use crate::address::Address;
@@ -53,6 +53,10 @@ pub struct ConnectFacts {
     pub tls_cipher: Option<String>,
     /// Whether the certificate is valid for the host; null in clear.
     pub tls_verified: Option<bool>,
+    /// What kept the connection, or the one in whose place it came, from TLS; null where TLS was agreed on, or not wanted.
+    pub tls_failure: Option<TlsFailure>,
+    /// The same in words, where there is more to say.
+    pub tls_failure_reason: Option<String>,
     /// From the first SYN until the session could take its first transaction, or failed.
     pub connect_ms: u64,
 }

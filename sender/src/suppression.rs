@@ -14,6 +14,10 @@ use uuid::Uuid;
 use crate::address::Address;
 use crate::stream::Stream;
 
+/// Set in `detail` of a bounce that names an address, and not the message's recipient: somebody else's mailbox failed.
+pub const NAMED: &str = "named";
+pub const NAMED_OTHER: &str = "other";
+
 /// Whether a suppression of this reach keeps mail of this stream back. Transactional mail goes on after an
 /// unsubscribe or a complaint.
 pub fn covers(reach: Reach, stream: Stream) -> bool {
@@ -99,6 +103,7 @@ fn called_for(event: &Event) -> Option<Wish> {
         }
         EventType::Unsubscribed => (Reach::Bulk, Reason::Unsubscribe),
         EventType::Complained => (Reach::Bulk, Reason::Complaint),
+        EventType::BouncedAsync if names_another(event) => return None,
         _ if is_full(event) => (Reach::Tenant, Reason::FullMailbox),
         EventType::Bounced | EventType::BouncedAsync if is_gone(event) => (Reach::Tenant, Reason::HardBounce),
         _ => return None,
@@ -117,6 +122,12 @@ fn called_for(event: &Event) -> Option<Wish> {
         expires_at: None,
         is_counted: reason == Reason::FullMailbox,
     })
+}
+
+fn names_another(event: &Event) -> bool {
+    let detail =
+        event.detail.as_deref().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    detail.is_some_and(|detail| detail.get(NAMED).and_then(|named| named.as_str()) == Some(NAMED_OTHER))
 }
 
 /// The mailbox takes no more, by the words of the bounce rules: told in a session, by a DSN, or to a message that was
@@ -178,6 +189,17 @@ mod tests {
                 assert_eq!(wished(&event), None);
             }
         }
+    }
+
+    #[test]
+    fn a_bounce_that_names_somebody_else_suppresses_nobody() {
+        let mut event = event(EventType::BouncedAsync, "marketing");
+        event.bounce_category = Some("bad_mailbox".into());
+        event.bounce_class = Some("hard".into());
+        event.detail = Some(r#"{"remote_mta":"mx.a.test"}"#.into());
+        assert!(wish_of(&event).is_some());
+        event.detail = Some(r#"{"named":"other"}"#.into());
+        assert_eq!(wish_of(&event), None);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Purpose {
     Unsubscribe,
     /// Opens and clicks.
     Tracking,
+    /// CFBL-Feedback-ID, which a complaint passes on when it passes on nothing else (RFC 9477).
+    Complaint,
 }
 
 impl Purpose {
@@ -45,6 +47,7 @@ impl Purpose {
             Purpose::MessageId => b"sendlake token message-id\0",
             Purpose::Unsubscribe => b"sendlake token unsubscribe\0",
             Purpose::Tracking => b"sendlake token tracking\0",
+            Purpose::Complaint => b"sendlake token complaint\0",
         }
     }
 }

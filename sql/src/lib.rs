@@ -41,6 +41,7 @@ views![
     "engagement",
     "bounce_bursts",
     "recipient_freshness",
+    "retracted_complaints",
     "reviews",
     "complaint_baseline",
     "warmup_ceiling",
@@ -49,6 +50,9 @@ views![
     "dmarc_alignment",
     "dmarc_readiness",
     "tls_reports",
+    "tls_sessions",
+    "alerts",
+    "provider_calibration",
 ];
 
 /// What a check of a list knows of addresses, as dated data (TOML).

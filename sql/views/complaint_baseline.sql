@@ -2,8 +2,8 @@
 -- What: complaints of the last 24 hours' deliveries against the identity's own past, at equal age.
 -- Grain: as_of × tenant × stream × sending domain × provider × age_h (1, 6, 24, 72).
 -- Consumer: quotas (complaint pacing), the console, whoever asks how bad it is.
--- Cost: one scan of events (delivered, complained), folded by day before anything is joined; one of quota_changed. Reads
---   nothing older than 91 days; over many instants the scan's rows are multiplied by them.
+-- Cost: one scan of events (delivered, complained), folded by day before anything is joined; one of quota_changed, and
+--   retracted_complaints. Reads nothing older than 91 days; over many instants the scan's rows are multiplied by them.
 -- Notes:
 --   Cohorts. A complaint counts against its delivery (delivered_at). At age a, deliveries count once they are a hours
 --   old, and complaints that came within a hours. The current cohort is the 24 hours of deliveries that reached that
@@ -12,7 +12,10 @@
 --   days: 28, then 56 days; then the tenant's domains together (same stream and provider); then the prior. Where
 --   both 7 and 28 days speak the lower rate counts, so that a slow ramp does not carry its baseline with it.
 --   Coverage. Where no complaint about the domain came in 90 days, and it is not enrolled in the provider's feedback loop
---   (feedback_loops), nobody knows the rate: covered is false and rates are NULL, never 0. See fbl_coverage.
+--   (feedback_loops), nor is every address that its mail left from in 28 days, nobody knows the rate: covered is false and
+--   rates are NULL, never 0. See fbl_coverage.
+--   Taken back. A complaint that its recipient took back (retracted_complaints) counts no more from then on: it stands here a
+--   second time, with weight -1, in the same places. It still shows that complaints can be seen.
 --   Smoothing. baseline_rate = (complaints + 1) / (deliveries + 2000): a gamma prior with mean 0.05 %, half of
 --   the 0.1 % that Gmail and Yahoo tell senders to stay below. rate_lower is Byar's approximation of the lower
 --   Poisson limit (Breslow and Day 1987, Statistical Methods in Cancer Research II, formula 2.13) at z = 3.9, widened by
@@ -29,18 +32,42 @@ WITH facts AS (
         COALESCE(dkim_domain, header_from_domain, '(unknown)') AS sending_domain,
         COALESCE(provider, '(unknown)') AS provider,
         CASE WHEN event_type = 'complained' THEN 1 ELSE 0 END AS is_complaint,
+        1 AS weight,
         -- seconds: comparing numbers costs a tenth of comparing instants with intervals
         date_part('epoch', CASE WHEN event_type = 'complained' THEN delivered_at ELSE occurred_at END) AS delivered_s,
-        date_part('epoch', recorded_at) AS recorded_s
+        date_part('epoch', recorded_at) AS recorded_s,
+        date_part('epoch', recorded_at) AS known_s,
+        enrolled_s
     FROM events
+    LEFT JOIN (
+        SELECT provider AS loop_provider, identity AS address, MIN(date_part('epoch', since)) AS enrolled_s
+        FROM feedback_loops
+        WHERE identity_kind = 'ip'
+        GROUP BY provider, identity
+    ) AS addresses
+        ON addresses.loop_provider = events.provider
+        AND addresses.address = events.source_ip
     WHERE event_type IN ('delivered', 'complained')
+    UNION ALL
+    SELECT
+        tenant_id,
+        COALESCE(stream, 'transactional') AS stream,
+        COALESCE(dkim_domain, header_from_domain, '(unknown)') AS sending_domain,
+        COALESCE(provider, '(unknown)') AS provider,
+        1 AS is_complaint,
+        -1 AS weight,
+        date_part('epoch', delivered_at) AS delivered_s,
+        date_part('epoch', recorded_at) AS recorded_s,
+        date_part('epoch', retracted_at) AS known_s,
+        NULL AS enrolled_s
+    FROM retracted_complaints
 ),
 
 timed AS (
     SELECT clock.as_of, clock.as_of_s, facts.*
     FROM (SELECT as_of, date_part('epoch', as_of) AS as_of_s FROM as_of) AS clock
     CROSS JOIN facts
-    WHERE facts.recorded_s <= clock.as_of_s
+    WHERE facts.known_s <= clock.as_of_s
         AND facts.delivered_s <= clock.as_of_s
         AND facts.delivered_s > clock.as_of_s - 91 * 86400
 ),
@@ -53,6 +80,13 @@ placed AS (
         timed.sending_domain,
         timed.provider,
         timed.is_complaint,
+        timed.weight,
+        -- of deliveries in 28 days: 1 from an address that is enrolled, 2 from another
+        CASE
+            WHEN timed.is_complaint = 1 OR timed.delivered_s <= timed.as_of_s - 28 * 86400 THEN 0
+            WHEN timed.enrolled_s <= timed.as_of_s THEN 1
+            ELSE 2
+        END AS enrolment,
         CAST(FLOOR(timed.delivered_s / 86400) AS BIGINT) AS day,
         -- the highest of the bounds (an age, or an age and 24 hours) that the delivery has reached
         CASE
@@ -95,12 +129,13 @@ placed AS (
 cells AS (
     SELECT
         as_of, tenant_id, stream, sending_domain, provider, is_complaint, day, matured_h, delay_h, days_ago,
-        is_forgiven, is_under_review,
-        COUNT(*) AS messages
+        is_forgiven, is_under_review, enrolment,
+        CAST(SUM(weight) AS BIGINT) AS messages,
+        COUNT(CASE WHEN weight = 1 THEN 1 END) AS messages_seen
     FROM placed
     GROUP BY
         as_of, tenant_id, stream, sending_domain, provider, is_complaint, day, matured_h, delay_h, days_ago,
-        is_forgiven, is_under_review
+        is_forgiven, is_under_review, enrolment
 ),
 
 aged AS (
@@ -124,7 +159,9 @@ daily AS (
         CAST(SUM(CASE WHEN is_complaint = 0 AND is_past = 1 THEN messages ELSE 0 END) AS DOUBLE) AS deliveries,
         CAST(SUM(CASE WHEN is_complaint = 1 AND is_past = 1 AND delay_h <= age_h THEN messages ELSE 0 END) AS DOUBLE)
             AS complaints,
-        SUM(is_complaint * messages) AS complaints_seen,
+        SUM(is_complaint * messages_seen) AS complaints_seen,
+        SUM(CASE WHEN enrolment = 1 THEN messages ELSE 0 END) AS from_enrolled,
+        SUM(CASE WHEN enrolment = 2 THEN messages ELSE 0 END) AS from_others,
         SUM(CASE WHEN is_forgiven = 0 AND days_ago = 0 THEN messages ELSE 0 END) AS complaints_today,
         SUM(CASE WHEN is_forgiven = 0 AND days_ago <= 7 THEN messages ELSE 0 END) AS complaints_seven_days
     FROM aged
@@ -168,6 +205,8 @@ totals AS (
         SUM(current_deliveries) AS deliveries,
         SUM(current_complaints) AS complaints,
         SUM(complaints_seen) AS complaints_seen,
+        SUM(from_enrolled) AS from_enrolled,
+        SUM(from_others) AS from_others,
         SUM(complaints_today) AS complaints_today,
         SUM(complaints_seven_days) AS complaints_seven_days,
         SUM(CASE WHEN day >= today - 7 AND day < today THEN is_normal ELSE 0 END) AS days_7,
@@ -191,6 +230,11 @@ covering AS (
             WHEN SUM(complaints_seen) OVER (
                 PARTITION BY totals.as_of, totals.tenant_id, totals.sending_domain, totals.provider, totals.age_h
             ) > 0 THEN 1
+            WHEN SUM(from_enrolled) OVER (
+                PARTITION BY totals.as_of, totals.tenant_id, totals.sending_domain, totals.provider, totals.age_h
+            ) > 0 AND SUM(from_others) OVER (
+                PARTITION BY totals.as_of, totals.tenant_id, totals.sending_domain, totals.provider, totals.age_h
+            ) = 0 THEN 1
             ELSE 0
         END AS is_covered
     FROM totals

@@ -5,6 +5,7 @@
 -- Consumer: whoever owns the domain; nothing is changed by itself.
 -- Cost: one scan of dmarc_records.
 -- Notes: required_days of reports are asked for, 28 unless changed here, and never less than 14, whatever is written here.
+--   The reports must also have come over as many days: anybody can write a month of them in a minute, in anybody's name.
 --   Mail that is not aligned is told apart: own_host (the same source also sends aligned mail of this domain: something is
 --   set up by half), third_party (authenticated as somebody else: mostly a service that sends for the domain), forwarded (the
 --   receiver says so), unauthenticated (nothing passes: mostly forged, which a policy is for). The first two would be hurt. A
@@ -40,6 +41,7 @@ seen AS (
         messages,
         begin_at,
         end_at,
+        date_part('epoch', recorded_at) AS arrived_s,
         org_name,
         p,
         pct,
@@ -141,6 +143,7 @@ reports AS (
         tenant_id,
         domain,
         COUNT(DISTINCT report_date) AS days_of_reports,
+        CAST(round((MAX(arrived_s) - MIN(arrived_s)) / 86400.0) AS BIGINT) + 1 AS days_of_arrival,
         COUNT(DISTINCT org_name) AS reporters,
         MIN(begin_at) AS first_at,
         MAX(end_at) AS last_at
@@ -182,6 +185,9 @@ evidence AS (
                 THEN 'the policy is reject already'
             WHEN reports.days_of_reports < bounds.required_days
                 THEN 'reports of ' || CAST(reports.days_of_reports AS VARCHAR) || ' days, '
+                    || CAST(bounds.required_days AS VARCHAR) || ' are needed'
+            WHEN reports.days_of_arrival < bounds.required_days
+                THEN 'all reports came within ' || CAST(reports.days_of_arrival AS VARCHAR) || ' days, '
                     || CAST(bounds.required_days AS VARCHAR) || ' are needed'
             WHEN date_part('epoch', reports.last_at)
                 < date_part('epoch', mail.as_of) - bounds.silent_days_max * 86400

@@ -2,11 +2,12 @@
 -- What: what recipients did with the mail that reached them: opened, clicked, left; people apart from machines.
 -- Grain: one row per tenant, stream, campaign, sending domain, provider and day of delivery.
 -- Consumer: campaign reports; reputation, as a sign of health where tracking is on.
--- Cost: one scan of events each for deliveries, clicks and answers, and two joins by message. Filter by day or campaign_id.
+-- Cost: one scan of events each for deliveries, opens, clicks and answers, and three joins by message. Filter by day or campaign_id.
 -- Notes: messages are counted, not events: a message counts once in each column. People are 'direct' and 'proxied'
 --   (Gmail's proxy fetches when somebody looks); machines are 'prefetched' (Apple fetches whether or not anybody looks) and
 --   'scanner'. Of a message that both asked for, the person counts. A click is a machine's too when a scanner was
---   recognised within the ten seconds after it by the number of links that it followed.
+--   recognised within the ten seconds after it by the number of links that it followed; an open, when one was within
+--   ten seconds of it, before or after.
 --   Rates are per message that was tracked, and NULL where none was: that nobody is seen does not mean that nobody was there.
 --   day is the delivery's, so late answers change days that are past. sending_domain as in bounces.
 WITH delivered AS (
@@ -31,6 +32,23 @@ bursts AS (
     WHERE event_type = 'clicked' AND detail LIKE '%"many-links-at-once"%'
 ),
 
+-- what asks for the picture while the links are followed is what follows them
+opens AS (
+    SELECT
+        opened.tenant_id,
+        opened.message_id,
+        opened.event_id,
+        MAX(opened.open_source) AS open_source,
+        MAX(CASE WHEN bursts.burst_at IS NULL THEN 0 ELSE 1 END) AS is_in_burst
+    FROM events AS opened
+    LEFT JOIN bursts
+        ON bursts.tenant_id = opened.tenant_id
+        AND bursts.message_id = opened.message_id
+        AND abs(date_part('epoch', bursts.burst_at) - date_part('epoch', opened.occurred_at)) <= 10
+    WHERE opened.event_type = 'opened' AND opened.message_id IS NOT NULL
+    GROUP BY opened.tenant_id, opened.message_id, opened.event_id
+),
+
 clicks AS (
     SELECT
         clicked.tenant_id,
@@ -52,15 +70,27 @@ answers AS (
     SELECT
         tenant_id,
         message_id,
-        CASE WHEN event_type = 'opened' AND open_source IN ('direct', 'proxied') THEN 1 ELSE 0 END AS person_opened,
-        CASE WHEN event_type = 'opened' AND open_source IN ('prefetched', 'scanner') THEN 1 ELSE 0 END AS machine_opened,
-        CASE WHEN event_type = 'opened' THEN 1 ELSE 0 END AS opened,
+        CASE WHEN is_in_burst = 0 AND open_source IN ('direct', 'proxied') THEN 1 ELSE 0 END AS person_opened,
+        CASE WHEN is_in_burst = 1 OR open_source IN ('prefetched', 'scanner') THEN 1 ELSE 0 END AS machine_opened,
+        1 AS opened,
         0 AS person_clicked,
         0 AS machine_clicked,
         0 AS clicked,
-        CASE WHEN event_type = 'unsubscribed' THEN 1 ELSE 0 END AS unsubscribed
+        0 AS unsubscribed
+    FROM opens
+    UNION ALL
+    SELECT
+        tenant_id,
+        message_id,
+        0 AS person_opened,
+        0 AS machine_opened,
+        0 AS opened,
+        0 AS person_clicked,
+        0 AS machine_clicked,
+        0 AS clicked,
+        1 AS unsubscribed
     FROM events
-    WHERE event_type IN ('opened', 'unsubscribed') AND message_id IS NOT NULL
+    WHERE event_type = 'unsubscribed' AND message_id IS NOT NULL
     UNION ALL
     SELECT
         tenant_id,

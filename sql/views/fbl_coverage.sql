@@ -6,7 +6,8 @@
 -- Notes: covered: a complaint about the domain came in the last 90 days; or the domain is enrolled (basis 'domain'); or every
 --   address that mail left from in 28 days is ('addresses'). Gmail and Apple have no loop that reports mails. is_silent: it is
 --   enrolled, at least 10,000 deliveries in 28 days, and not one complaint in 90: the loop, or the way to it, may be broken.
---   deliveries and those from enrolled addresses are of the last 28 days, complaints of 90.
+--   deliveries and those from enrolled addresses are of the last 28 days, complaints of 90. Complaints that were taken back
+--   count here: they show that the loop works. Reports that name no message of ours count in no domain's row.
 WITH facts AS (
     SELECT
         clock.as_of,
@@ -22,6 +23,7 @@ WITH facts AS (
     FROM (SELECT as_of FROM as_of) AS clock
     CROSS JOIN events
     WHERE events.event_type IN ('delivered', 'complained')
+        AND events.message_id IS NOT NULL
         AND events.recorded_at <= clock.as_of
         AND events.recorded_at > clock.as_of - INTERVAL '90' DAY
 ),

@@ -3,7 +3,7 @@
 -- Grain: as_of × tenant × sending domain × provider. google, microsoft, yahoo and apple always have a row, other
 --   providers once they take a tenth of the tenant's mail and 1,000 of its messages; '(others)' pools the rest.
 -- Consumer: quotas, the console, `sendlake quota explain`.
--- Cost: one scan of events, folded by day. Reads nothing older than 91 days.
+-- Cost: one scan of events, folded by day, and retracted_complaints. Reads nothing older than 91 days.
 -- Notes: good deliveries are those of the days before today (UTC), less bounces that came later, so a ceiling stands for
 --   a day. Stages: 200, 400, 800, 1,600, 2,000 a day; each is passed on the volume of one full day (200, 600, 1,400,
 --   3,000, 5,000 good deliveries in all); at 5,000 the domain has graduated. Each bad day of the last seven, today
@@ -34,6 +34,20 @@ WITH facts AS (
     FROM events
     WHERE event_type IN ('delivered', 'bounced', 'deferred', 'bounced_async', 'complained')
         AND COALESCE(ip_pool, '') NOT LIKE 'elsewhere:%'
+    UNION ALL
+    -- a complaint that was taken back counts no more from then on
+    SELECT
+        tenant_id,
+        COALESCE(dkim_domain, header_from_domain) AS sending_domain,
+        COALESCE(provider, '(unknown)') AS provider,
+        'retracted' AS event_type,
+        date_part('epoch', COALESCE(delivered_at, occurred_at)) AS counted_s,
+        0 AS is_hard,
+        0 AS is_block,
+        0 AS is_throttled,
+        date_part('epoch', retracted_at) AS recorded_s
+    FROM retracted_complaints
+    WHERE COALESCE(ip_pool, '') NOT LIKE 'elsewhere:%'
 ),
 
 cells AS (
@@ -51,7 +65,7 @@ cells AS (
         SUM(CASE WHEN event_type = 'bounced_async' THEN is_hard ELSE 0 END) AS hard_later,
         SUM(is_block) AS blocked,
         SUM(is_throttled) AS throttled,
-        SUM(CASE WHEN event_type = 'complained' THEN 1 ELSE 0 END) AS complaints
+        SUM(CASE WHEN event_type = 'complained' THEN 1 WHEN event_type = 'retracted' THEN -1 ELSE 0 END) AS complaints
     FROM (SELECT as_of, date_part('epoch', as_of) AS as_of_s FROM as_of) AS clock
     CROSS JOIN facts
     WHERE facts.recorded_s <= clock.as_of_s

@@ -9,13 +9,12 @@ use sendlake_control::id::TenantId;
 use sendlake_control::key::Scope;
 use sendlake_control::tracking::TrackingDomain;
 use sendlake_control::{ControlError, ControlStore};
-use sendlake_sender::mx::{LookupFailure, Resolver as _};
 use serde::Serialize;
 
 use super::{CommandResult, Failure, FormatArg, rows, scope, tenant_id};
 use crate::config::Config;
-use crate::node::{notify, public_host, resolver};
-use crate::{stores, system};
+use crate::node::{notify, public_host};
+use crate::{stores, system, tlsrpt_routes};
 
 /// Who stands in the audit log for changes made on the command line.
 pub(crate) fn actor() -> String {
@@ -266,8 +265,13 @@ pub(crate) enum DomainCommand {
         /// A subdomain of it, such as links.example.com. Without one, the domain goes back to the installation's own name.
         name: Option<String>,
     },
-    /// Ask the DNS whether a domain's tracking domain leads to this installation. Links use it once it does.
-    Check { domain: String },
+    /// Ask the DNS for all records of a domain: which are well, missing or different, and what to do. Links use a tracking
+    /// domain once it leads here. Exit code 0 only when all is well, 5 when the DNS did not answer.
+    Check {
+        domain: String,
+        #[command(flatten)]
+        format: FormatArg,
+    },
     /// Take a domain away. Mail already queued goes out unsigned.
     Rm { domain: String },
 }
@@ -339,7 +343,9 @@ pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandRe
                 None => println!("tracked links of {domain} lead to {}", config.http.public_url),
             }
         }
-        DomainCommand::Check { domain } => check(config, &domain).await?,
+        DomainCommand::Check { domain, format } => {
+            super::domain_check::run(config, &domain, format.format).await?;
+        }
         DomainCommand::Rm { domain } => {
             open(config).await?.remove_domain(&actor(), &domain).await.map_err(failure)?;
             notify(config).await;
@@ -349,15 +355,29 @@ pub(crate) async fn domain(config: &Config, command: DomainCommand) -> CommandRe
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-fn print_records(config: &Config, domain: &sendlake_control::domain::Domain) {
+/// How the installation looks from outside, and whether its host's name is known and no placeholder.
+pub(super) fn outbound(config: &Config) -> (Outbound, bool) {
     let source_ips: Vec<IpAddr> = config.source.iter().filter_map(|source| source.bind).collect();
     let ehlo = config.source.iter().map(|source| source.ehlo.as_str()).find(|ehlo| !ehlo.is_empty());
     let mail_host = ehlo.unwrap_or("mail.example.com").to_owned();
-    for record in domain.dns_records(&Outbound { mail_host, source_ips }) {
+    (Outbound { mail_host, source_ips }, ehlo.is_some())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print_records(config: &Config, domain: &sendlake_control::domain::Domain) {
+    let (outbound, knows_mail_host) = outbound(config);
+    for record in domain.dns_records(&outbound) {
         println!("; {}\n{}", record.purpose, record.zone_line());
     }
-    if ehlo.is_none() {
+    if config.http.public_url.starts_with("https://") {
+        let base = config.http.public_url.trim_end_matches('/');
+        println!(
+            "; TLS reports come by HTTPS as well: in both records, in place of the mailto: or after it and a comma,\n; {base}{}{}",
+            tlsrpt_routes::PATH,
+            domain.domain
+        );
+    }
+    if !knows_mail_host {
         println!("; mail.example.com stands for your mail host: set `ehlo` under [[source]] to its name");
     }
 }
@@ -370,49 +390,13 @@ fn print_tracking(config: &Config, tracking: Option<&TrackingDomain>) {
     }
 }
 
-async fn tracking_domain_of(store: &ControlStore, domain: &str) -> Result<Option<TrackingDomain>, Failure> {
+pub(super) async fn tracking_domain_of(
+    store: &ControlStore,
+    domain: &str,
+) -> Result<Option<TrackingDomain>, Failure> {
     let domain = parse_domain(domain).map_err(failure)?;
     let all = store.tracking_domains().await.map_err(failure)?;
     Ok(all.into_iter().find(|tracking| tracking.domain == domain))
-}
-
-/// Asks the DNS for both names: they lead to the same host when an address of one is one of the other's.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-async fn check(config: &Config, domain: &str) -> CommandResult {
-    let store = open(config).await?;
-    let tracking = tracking_domain_of(&store, domain).await?.ok_or_else(|| {
-        Failure::Missing(format!("{domain} has no tracking domain; see `sendlake domain tracking --help`"))
-    })?;
-    let resolver = resolver(config)?;
-    let host = public_host(config);
-    let asked = async |name: &str| {
-        resolver.addresses(name).await.map(|answer| answer.value).map_err(|why| match why {
-            LookupFailure::NoSuchName => Failure::Refused(format!("the DNS knows no name {name}")),
-            LookupFailure::NoRecords => Failure::Refused(format!("{name} has no address in the DNS")),
-            LookupFailure::Temporary(why) => {
-                Failure::Unreachable(format!("the DNS did not answer for {name}: {why}; try again"))
-            }
-        })
-    };
-    let ours = asked(&host).await?;
-    let theirs = asked(&tracking.tracking_domain).await;
-    // no answer proves nothing: what was verified stays so
-    if let Err(unanswered @ Failure::Unreachable(_)) = theirs {
-        return Err(unanswered);
-    }
-    let leads_here = theirs.as_ref().is_ok_and(|theirs| theirs.iter().any(|ip| ours.contains(ip)));
-    store.verify_tracking_domain(&actor(), &tracking, leads_here).await.map_err(failure)?;
-    notify(config).await;
-    if leads_here {
-        println!("{} leads to {host}: tracked links of {} use it", tracking.tracking_domain, tracking.domain);
-        return Ok(());
-    }
-    theirs?;
-    let record = tracking.dns_record(&host).zone_line();
-    Err(Failure::Refused(format!(
-        "{} does not lead to {host}, and links do not use it; publish: {record}",
-        tracking.tracking_domain
-    )))
 }
 
 #[derive(Args, Debug)]

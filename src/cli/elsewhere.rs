@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use sendlake_control::ControlStore;
 use sendlake_control::id::TenantId;
+use sendlake_ingest::calibration::Exporter;
 use sendlake_ingest::event::Event;
 use sendlake_ingest::foreign::read::{Fault, Reading, Tally, files, open};
-use sendlake_ingest::foreign::{Setting, Source};
+use sendlake_ingest::foreign::{Setting, Source, UnknownSource};
 use sendlake_sender::provider::provider_of;
 use sendlake_sender::stream::Stream;
 use serde::Serialize;
@@ -21,7 +24,7 @@ use super::{CommandResult, Failure, Format, rows, stream, tenant_id};
 use crate::config::Config;
 use crate::hear::elsewhere::{Batch, Taken};
 use crate::node::{OPERATOR_HEADER, call_running, is_running};
-use crate::system;
+use crate::{stores, system};
 
 /// Events handed to the server at once.
 const BATCH_EVENTS: usize = 10_000;
@@ -35,28 +38,49 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 #[derive(Args, Debug)]
 pub(crate) struct ElsewhereArgs {
-    /// Take logs or stored events of another sender instead of mail: kumomta, powermta, postfix, ses, sendgrid, mailgun,
-    /// postmark, sparkpost. FILE may then be a folder, and be compressed with gzip or Zstandard.
-    #[arg(long, value_name = "SENDER", requires = "tenant")]
-    pub(crate) from: Option<Source>,
-    /// Whose mail it was.
+    /// Take something else than mail: logs or stored events of another sender (kumomta, powermta, postfix, ses, sendgrid,
+    /// mailgun, postmark, sparkpost; they need --tenant), or figures that a provider exports (google-postmaster, snds). PATH
+    /// may then be a folder, and be compressed with gzip or Zstandard.
+    #[arg(long, value_name = "SENDER")]
+    pub(crate) from: Option<Origin>,
+    /// Whose mail it was; of figures, whose addresses they are about.
     #[arg(long, value_parser = tenant_id, requires = "from")]
-    tenant: Option<TenantId>,
+    pub(super) tenant: Option<TenantId>,
     /// transactional, marketing or cold, where the records do not tell.
     #[arg(long, value_parser = stream, requires = "from")]
-    stream: Option<Stream>,
+    pub(super) stream: Option<Stream>,
     /// The sending domain, where the records do not tell.
     #[arg(long, requires = "from", value_name = "DOMAIN")]
-    domain: Option<String>,
+    pub(super) domain: Option<String>,
     /// What local times in the log are ahead of UTC, such as +01:00.
     #[arg(long, requires = "from", value_name = "OFFSET", value_parser = offset, default_value = "+00:00", allow_hyphen_values = true)]
-    utc_offset: i32,
+    pub(super) utc_offset: i32,
     /// Bring into force what hard bounces, complaints and unsubscribes call for.
     #[arg(long, requires = "from")]
-    suppress: bool,
+    pub(super) suppress: bool,
     /// Only read and count; no server is needed.
     #[arg(long, requires = "from")]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+}
+
+/// What `--from` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Another sender, of events.
+    Sender(Source),
+    /// A provider, of its own figures.
+    Figures(Exporter),
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let figures = text.parse().map(Origin::Figures);
+        let unknown =
+            |error: UnknownSource| format!("{error}; and figures come from google-postmaster, snds");
+        figures.or_else(|_| text.parse().map(Origin::Sender).map_err(unknown))
+    }
 }
 
 /// `+01:00` in seconds.
@@ -108,11 +132,20 @@ pub(crate) async fn run(
             config.storage.dir.display()
         )));
     }
+    let domain = args.domain.map(|domain| domain.trim().to_lowercase()).filter(|domain| !domain.is_empty());
+    if let Some(domain) = &domain {
+        match stores::read_control(config, &system::ids()).await {
+            Ok(control) => belongs(&control, domain, &tenant_id).await?,
+            // counting needs no store
+            Err(_) if args.dry_run => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let setting = Setting {
         source,
         tenant_id: tenant_id.clone(),
         stream: args.stream.map(|stream| stream.as_str().to_owned()),
-        domain: args.domain.map(|domain| domain.trim().to_lowercase()).filter(|domain| !domain.is_empty()),
+        domain,
         utc_offset_s: args.utc_offset,
         provider_of,
         now: system::ids().now(),
@@ -125,6 +158,16 @@ pub(crate) async fn run(
     let tally = reading.await.map_err(anyhow::Error::from)??;
     let repeated = sent?;
     tell(source, tally, repeated, format)
+}
+
+/// Refuses a domain that another tenant sends as; one that nobody here sends as was sent from elsewhere only.
+async fn belongs(control: &ControlStore, domain: &str, tenant: &TenantId) -> CommandResult {
+    match control.domain(domain).await.map_err(anyhow::Error::from)? {
+        Some(found) if found.tenant_id != *tenant => Err(Failure::Refused(format!(
+            "{domain} is a sending domain of another tenant than {tenant}; `sendlake domain ls` lists them"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Reads everything into batches, until nobody takes them.
@@ -243,7 +286,28 @@ fn tell(source: Source, tally: Tally, repeated: u64, format: Format) -> CommandR
 
 #[cfg(test)]
 mod tests {
+    use sendlake_control::domain::DomainOptions;
+    use sendlake_control::secret::MasterKey;
+
     use super::*;
+
+    #[tokio::test]
+    async fn another_tenants_domain_is_refused() {
+        let (dir, ids) = (tempfile::tempdir().unwrap(), system::ids());
+        let master = MasterKey::load_or_create(&dir.path().join("key"), ids.entropy.as_ref()).unwrap();
+        let store = ControlStore::open(&dir.path().join("control.db"), master, ids.clone()).await.unwrap();
+        let [acme, bolt] = ["acme", "bolt"].map(|name| TenantId::new(name).unwrap());
+        store.create_tenant("cli", &bolt, "Bolt").await.unwrap();
+        let options = DomainOptions { bounce_domain: None, selector: None, warm: false };
+        store.add_domain("cli", &bolt, "bolt.example", options).await.unwrap();
+        assert!(belongs(&store, "bolt.example", &bolt).await.is_ok());
+        assert!(belongs(&store, "else.example", &acme).await.is_ok(), "sent from elsewhere only");
+        let refused = belongs(&store, "bolt.example", &acme).await.unwrap_err();
+        assert!(
+            matches!(&refused, Failure::Refused(why) if why.contains("another tenant than acme")),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn offsets_are_those_of_clocks() {

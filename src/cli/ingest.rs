@@ -1,5 +1,6 @@
 //! `sendlake ingest PATH…`: reports that another server took.
 
+mod figures;
 mod mails;
 
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::elsewhere::{self, ElsewhereArgs};
+use super::elsewhere::{self, ElsewhereArgs, Origin};
 use super::suppression::post;
 use super::{CommandResult, Failure, FormatArg, rows};
 use crate::config::Config;
@@ -36,8 +37,14 @@ const COLUMNS: [&str; 7] =
     ["file", "outcome", "event_type", "message_id", "tenant_id", "recipient", "detail"];
 
 pub(crate) async fn run(config: &Config, args: IngestArgs) -> CommandResult {
-    if let Some(source) = args.elsewhere.from {
-        return elsewhere::run(config, source, args.paths, args.elsewhere, args.format.format).await;
+    match args.elsewhere.from {
+        Some(Origin::Sender(source)) => {
+            return elsewhere::run(config, source, args.paths, args.elsewhere, args.format.format).await;
+        }
+        Some(Origin::Figures(exporter)) => {
+            return figures::run(config, exporter, &args.paths, args.elsewhere, args.format.format).await;
+        }
+        None => {}
     }
     let mut told = Vec::new();
     let mut unread = Vec::new();

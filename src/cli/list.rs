@@ -1,8 +1,7 @@
 //! `sendlake list check`: what a list of recipients is worth, and how many of it to write to a day.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +12,8 @@ use serde::Serialize;
 
 use super::{CommandResult, Failure, Format, FormatArg, rows, stream, tenant_id};
 use crate::config::Config;
-use crate::lists::check::{Asked, Check, Report, Unchecked};
+use crate::lists::check::{AddressRow, Asked, Check, Report, Unchecked};
+use crate::lists::traps::Traps;
 use crate::suppressions::exchange::{ListFormat, UnreadableList};
 use crate::{stores, system};
 
@@ -33,25 +33,49 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_parser = stream, default_value = "marketing")]
     stream: Stream,
     /// The sending domain whose ceilings count; without one, the strictest of the tenant's.
-    #[arg(long)]
+    #[arg(long, requires = "tenant")]
     domain: Option<String>,
     /// The file's form, where it cannot be found out.
     #[arg(long, value_enum)]
     file_format: Option<ListFormat>,
+    /// Also write a CSV row for every address of the file: score, findings, what was meant, keep, drip or drop. `-` writes
+    /// these rows to standard output, and nothing else.
+    #[arg(long, value_name = "OUT")]
+    addresses: Option<PathBuf>,
+    /// Your own traps: addresses and domains, one a line.
+    #[arg(long, value_name = "FILE")]
+    traps: Option<PathBuf>,
     #[command(flatten)]
     format: FormatArg,
 }
 
 pub(crate) async fn run(config: &Config, command: ListCommand) -> CommandResult {
     let ListCommand::Check(args) = command;
+    if let Some(out) = &args.addresses {
+        writable(&args.file, out)?;
+    }
+    let traps = match &args.traps {
+        Some(path) => {
+            let refused =
+                |why: &dyn std::fmt::Display| Failure::Refused(format!("{}: {why}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|why| refused(&why))?;
+            Traps::parse(&text).map_err(|why| refused(&why))?
+        }
+        None => Traps::default(),
+    };
     let control = Arc::new(stores::read_control(config, &system::ids()).await?);
     let asked = Asked {
         tenant: args.tenant.clone(),
         stream: args.stream,
         domain: args.domain.clone(),
         format: args.file_format,
+        traps,
     };
     let (path, mut check) = (args.file.clone(), Check::new(control, asked));
+    check.allowed().await.map_err(|error| match error {
+        Unchecked::NoTenant(_) | Unchecked::NoDomain { .. } => Failure::Missing(error.to_string()),
+        error => Failure::Other(error.into()),
+    })?;
     let runtime = tokio::runtime::Handle::current();
     let reading = tokio::task::spawn_blocking(move || {
         let file: Box<dyn Read> = if path == Path::new("-") {
@@ -67,11 +91,50 @@ pub(crate) async fn run(config: &Config, command: ListCommand) -> CommandResult 
     let limits = match stores::open_reading(config, &system::ids()).await {
         Ok((engine, _)) => check.ask_lake(&engine).await,
         Err(error) => {
-            check.gap(format!("the lake was not asked: {error:#}"));
-            BTreeMap::new()
+            check.gap(format!("the lake was not asked, so there is no plan: {error:#}"));
+            None
         }
     };
-    tell(&check.report(&limits), args.format.format)
+    let report = check.report(limits.as_ref());
+    let Some(out) = args.addresses else { return tell(&report, args.format.format) };
+    let unwritten =
+        |error: anyhow::Error| Failure::Other(error.context(format!("cannot write {}", out.display())));
+    if out == Path::new("-") {
+        return write_addresses(check, &args.file, io::stdout().lock()).map_err(unwritten);
+    }
+    let file = File::create(&out).map_err(|error| unwritten(error.into()))?;
+    write_addresses(check, &args.file, file).map_err(unwritten)?;
+    tell(&report, args.format.format)
+}
+
+/// Refuses what would need the list a second time where it is gone.
+fn writable(list: &Path, out: &Path) -> CommandResult {
+    let refused = |why: String| Err(Failure::Usage(anyhow::anyhow!(why)));
+    if list == Path::new("-") {
+        return refused("--addresses reads the list twice: give it as a file, not as standard input".into());
+    }
+    if let (Ok(list), Ok(out)) = (list.canonicalize(), out.canonicalize())
+        && list == out
+    {
+        return refused(format!(
+            "--addresses would overwrite the list {}: name another file",
+            list.display()
+        ));
+    }
+    Ok(())
+}
+
+fn write_addresses(mut check: Check, list: &Path, out: impl Write) -> anyhow::Result<()> {
+    let mut out = csv::Writer::from_writer(out);
+    let mut written = out.write_record(AddressRow::COLUMNS);
+    check.addresses(File::open(list)?, &mut |row| {
+        if written.is_ok() {
+            written = out.write_record(row.fields());
+        }
+        written.is_ok()
+    })?;
+    written?;
+    Ok(out.flush()?)
 }
 
 #[derive(Serialize)]

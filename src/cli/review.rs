@@ -4,14 +4,12 @@ use axum::body::Body;
 use clap::{Args, Subcommand};
 use sendlake_control::id::TenantId;
 use sendlake_control::suppression::quarantine::BurstReview;
-use sendlake_query::Scope;
-use sendlake_query::output::{self, Format as OutputFormat};
 use sendlake_sender::stream::Stream;
 use serde::Serialize;
 
 use super::control::actor;
 use super::suppression::post;
-use super::{CommandResult, Failure, Format, FormatArg, rows, sql, stream, tenant_id};
+use super::{CommandResult, Failure, FormatArg, rows, sql, stream, tenant_id};
 use crate::config::Config;
 use crate::node::{DecideBurst, OPERATOR_HEADER, ReviewDecision, call_local};
 use crate::publisher::Decision;
@@ -86,18 +84,7 @@ const LIST: &str = "SELECT state, since, tenant_id, stream, sending_domain, reas
 
 pub(crate) async fn run(config: &Config, command: ReviewCommand) -> CommandResult {
     match command {
-        ReviewCommand::Ls { tenant, format } => {
-            let (engine, _) = stores::open_reading(config, &system::ids()).await?;
-            let scope = tenant.map_or(Scope::AllTenants, Scope::Tenant);
-            let output = engine.query(&scope, LIST, engine.limits().query).await.map_err(sql::failure)?;
-            let format = match format.format {
-                Format::Table => OutputFormat::Table,
-                Format::Json => OutputFormat::Json,
-                Format::Csv => OutputFormat::Csv,
-            };
-            rows::emit(&output::to_bytes(&output, format).map_err(anyhow::Error::from)?);
-            Ok(())
-        }
+        ReviewCommand::Ls { tenant, format } => sql::ask(config, tenant, LIST, &[], format.format).await,
         ReviewCommand::Bursts { look, format } => {
             if look {
                 post(config, "/local/suppressions/bursts/look", "application/json", "{}".into()).await?;

@@ -27,7 +27,18 @@ pub(crate) struct SqlArgs {
 }
 
 pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
-    if let Some(tenant) = &args.tenant {
+    ask(config, args.tenant, &args.query, &args.as_of, args.format.format).await
+}
+
+/// Asks the lake as one tenant sees it, or as the operator, and prints the answer.
+pub(crate) async fn ask(
+    config: &Config,
+    tenant: Option<TenantId>,
+    query: &str,
+    as_of: &[Timestamp],
+    format: Format,
+) -> CommandResult {
+    if let Some(tenant) = &tenant {
         let control = stores::read_control(config, &system::ids()).await?;
         if control.tenant(tenant).await.map_err(anyhow::Error::from)?.is_none() {
             return Err(Failure::Missing(format!(
@@ -36,10 +47,9 @@ pub(crate) async fn run(config: &Config, args: SqlArgs) -> CommandResult {
         }
     }
     let (engine, _) = stores::open_reading(config, &system::ids()).await?;
-    let scope = args.tenant.map_or(Scope::AllTenants, Scope::Tenant);
-    let limits = engine.limits().query;
-    let output = engine.query_as_of(&scope, &args.query, limits, &args.as_of).await.map_err(failure)?;
-    print(&output, args.format.format)
+    let scope = tenant.map_or(Scope::AllTenants, Scope::Tenant);
+    let output = engine.query_as_of(&scope, query, engine.limits().query, as_of).await.map_err(failure)?;
+    print(&output, format)
 }
 
 /// Prints what a statement gave.

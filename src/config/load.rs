@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use sendlake_ingest::foreign::ELSEWHERE;
+use sendlake_sender::address::Address;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Http};
+use super::{Config, Http, Inbound};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -202,10 +203,22 @@ fn check(config: &Config) -> Result<(), (String, String)> {
     if let Some(bad) = inbound.feedback_addresses.iter().position(|address| !address.contains('@')) {
         return refuse(&format!("inbound.feedback_addresses.{bad}"), "is no mail address");
     }
+    check_files(inbound)?;
+    let reports = &config.tls_reports;
+    if !reports.from.is_empty()
+        && let Err(error) = Address::parse(&reports.from)
+    {
+        return refuse("tls_reports.from", &format!("is no mail address: {error}"));
+    }
+    if [&reports.organization, &reports.contact].iter().any(|text| text.chars().any(char::is_control)) {
+        return refuse("tls_reports", "organization and contact are one line each");
+    }
     for (key, value) in [
         ("inbound.message_bytes_max", inbound.message_bytes_max),
         ("inbound.sessions_max", inbound.sessions_max),
         ("inbound.idle_timeout_s", inbound.idle_timeout_s as usize),
+        ("inbound.session_timeout_s", inbound.session_timeout_s as usize),
+        ("inbound.messages_per_client_per_min", inbound.messages_per_client_per_min as usize),
         ("delivery.sessions_per_site_max", config.delivery.sessions_per_site_max),
         ("delivery.sessions_max", config.delivery.sessions_max),
         ("delivery.messages_per_session_max", config.delivery.messages_per_session_max),
@@ -234,6 +247,25 @@ fn check(config: &Config) -> Result<(), (String, String)> {
         );
     }
     check_names(config)
+}
+
+/// A certificate has its key, and a folder for mail is there.
+fn check_files(inbound: &Inbound) -> Result<(), (String, String)> {
+    let is_set = |path: &Path| !path.as_os_str().is_empty();
+    let (certificate, key) = (&inbound.tls_certificate_file, &inbound.tls_key_file);
+    for (set, path, other) in [
+        ("inbound.tls_certificate_file", certificate, "inbound.tls_key_file"),
+        ("inbound.tls_key_file", key, "inbound.tls_certificate_file"),
+    ] {
+        if is_set(path) && is_set(certificate) != is_set(key) {
+            return Err((set.to_owned(), format!("needs {other} beside it, or leave both out")));
+        }
+    }
+    if is_set(&inbound.drop_dir) && !inbound.drop_dir.is_dir() {
+        let text = format!("{} is no folder that is there; make it first", inbound.drop_dir.display());
+        return Err(("inbound.drop_dir".to_owned(), text));
+    }
+    Ok(())
 }
 
 /// Sources, pools, streams and routes refer to each other by name.
@@ -330,6 +362,22 @@ mod tests {
             (
                 "[[pool]]\nname=\"elsewhere:ses\"",
                 "/sendlake.toml:2: pool.0.name: elsewhere:… names what another sender sent",
+            ),
+            (
+                "[inbound]\ntls_certificate_file = \"/a.pem\"",
+                "/sendlake.toml:2: inbound.tls_certificate_file: needs inbound.tls_key_file beside it",
+            ),
+            (
+                "[inbound]\ntls_key_file = \"/a.pem\"",
+                "/sendlake.toml:2: inbound.tls_key_file: needs inbound.tls_certificate_file beside it",
+            ),
+            (
+                "[inbound]\nmessages_per_client_per_min = 0",
+                "/sendlake.toml:2: inbound.messages_per_client_per_min: must be at least 1",
+            ),
+            (
+                "[inbound]\ndrop_dir = \"/there/is/no/such\"",
+                "/sendlake.toml:2: inbound.drop_dir: /there/is/no/such is no folder that is there",
             ),
             (
                 "[[route]]\ndomain = \"a.test\"\nhosts = [\"h\"]",

@@ -3,14 +3,12 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Context;
-use mail_send::SmtpClientBuilder;
-use mail_send::smtp::message::Message;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::domain::Domain;
 use sendlake_sender::token::{Purpose, TokenKeys};
 
 use super::history::Delivered;
+use super::letters::{self, Letter};
 
 /// Who will complain: of the deliveries to one provider, as many as a rate says, some hours after they came.
 #[derive(Debug, Default)]
@@ -62,34 +60,21 @@ pub(super) struct Reporter {
 impl Reporter {
     /// One report per delivery, in one session. Returns when each was taken: its event is durable then.
     pub async fn report(&self, deliveries: &[Delivered]) -> anyhow::Result<()> {
-        if deliveries.is_empty() {
-            return Ok(());
-        }
-        // mail-send prepares for TLS even where none is used; whoever was first has chosen already
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut session = SmtpClientBuilder::new(self.inbound.ip().to_string(), self.inbound.port())
-            .map_err(anyhow::Error::msg)?
-            .helo_host(format!("fbl.{}.test", self.provider))
-            .connect_plain()
-            .await
-            .context("reach the inbound listener")?;
-        for delivery in deliveries {
-            let report = self.compose(delivery);
-            let message = Message::empty()
-                .from(format!("feedback@fbl.{}.test", self.provider))
-                .to(format!("fbl@{}", self.domain.bounce_domain))
-                .body(report.into_bytes());
-            session.send(message).await.context("hand over a feedback report")?;
-        }
-        session.quit().await.context("end the session")
+        let report = |delivery| Letter {
+            from: format!("feedback@fbl.{}.test", self.provider),
+            to: format!("fbl@{}", self.domain.bounce_domain),
+            lines: self.compose(delivery),
+        };
+        let host = format!("fbl.{}.test", self.provider);
+        letters::post(self.inbound, &host, deliveries.iter().map(report).collect()).await
     }
 
-    fn compose(&self, delivery: &Delivered) -> String {
+    fn compose(&self, delivery: &Delivered) -> Vec<String> {
         let return_path = self.tokens.issue(Purpose::ReturnPath, delivery.message_id);
         let message_id = self.tokens.issue(Purpose::MessageId, delivery.message_id);
         let date = delivery.at.to_chrono().to_rfc2822();
         let (provider, domain, bounces) = (self.provider, &self.domain.domain, &self.domain.bounce_domain);
-        let lines = [
+        vec![
             format!("From: <feedback@fbl.{provider}.test>"),
             format!("To: <fbl@{bounces}>"),
             format!("Subject: Feedback report about mail from {domain}"),
@@ -120,9 +105,7 @@ impl Reporter {
             "To: redacted".into(),
             String::new(),
             "--part--".into(),
-            String::new(),
-        ];
-        lines.join("\r\n")
+        ]
     }
 }
 

@@ -1,4 +1,4 @@
-//! Third act, the incident: a campaign's complaints creep up from 0.03 % to 0.25 % in 36 hours and never reach the
+//! Fourth act, the incident: a campaign's complaints creep up from 0.03 % to 0.25 % in 36 hours and never reach the
 //! 0.3 % at which a provider would act. One provider reports complaints; the largest other never does.
 
 use anyhow::Context;
@@ -37,7 +37,7 @@ pub(super) async fn play(
     from: Timestamp,
 ) -> anyhow::Result<()> {
     say(&format!(
-        "\n== 3. The incident ==\n\n\
+        "\n== 4. The incident ==\n\n\
          acme sends {CAMPAIGN}: {MESSAGES_PER_HOUR} messages an hour (simulated as events, on the simulated clock). More and more people\n\
          press \"spam\": complaints climb from {} of deliveries to almost {} within {HOURS} hours, and never reach 0.3 %.\n\
          {} sends a feedback report for each (real ARF over SMTP). gmail-like never sends any.\n",

@@ -1,9 +1,12 @@
-//! `sendlake demo`: a story of ten days in three acts, on one node. Mail to make-believe providers and what became
-//! of it; a new domain that warms up; a campaign that people complain about, and the cut that follows.
+//! `sendlake demo`: a story of ten days in four acts, on one node. Mail to make-believe providers and what became
+//! of it; what comes back for it; a new domain that warms up; a campaign that people complain about, and the cut that
+//! follows.
 //!
-//! - [`receivers`]: the providers · `traffic`, `deliver`, `report`: first act · `warmup`: second · `incident`: third
+//! - [`receivers`]: the providers · `traffic`, `deliver`, `report`: first act · `returns`: second · `warmup`: third ·
+//!   `incident`: fourth
 //! - `story`: node, tenants and time · `clock`: how time passes · `ask`: every number is an answer of SQL
-//! - `history`, `usual`: what is simulated as events · `complaints`: the feedback loop · `chart`: the picture
+//! - `history`, `usual`: what is simulated as events · `complaints`: the feedback loop · `letters`: mail to ourselves ·
+//!   `chart`: the picture
 
 mod ask;
 mod chart;
@@ -13,8 +16,10 @@ mod complaints;
 mod deliver;
 mod history;
 mod incident;
+mod letters;
 pub mod receivers;
 mod report;
+mod returns;
 mod story;
 mod traffic;
 mod usual;
@@ -30,7 +35,7 @@ use sendlake_control::key::Scope;
 use self::clock::DemoClock;
 use self::complaints::{Complainers, Reporter};
 use self::history::Mailing;
-use self::receivers::{Profile, Receiver};
+use self::receivers::{Keep, Profile, Receiver};
 use self::story::{Sender, Story};
 use self::usual::UsualMail;
 use crate::config::{Config, Route};
@@ -75,7 +80,10 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
     make_anew(&settings.dir)?;
     let mut receivers = Vec::new();
     let mut routes = Vec::new();
-    for (domain, provider, profile) in providers() {
+    let (clock, ids) = DemoClock::new(&system::ids(), BEHIND_S);
+    let readers = Profile::accept_all().record(Keep::Data, ids.clock.clone());
+    let of_readers = (returns::READERS_DOMAIN, returns::PROVIDER, readers);
+    for (domain, provider, profile) in providers().into_iter().chain([of_readers]) {
         let receiver = Receiver::start(profile, settings.seed)?;
         routes.push(Route {
             name: provider.into(),
@@ -86,7 +94,6 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
         });
         receivers.push(receiver);
     }
-    let (clock, ids) = DemoClock::new(&system::ids(), BEHIND_S);
     let node = Node::open(demo_config(config, settings, routes), ids.clone()).await?;
     let running = node.start(Roles::ALL).await?;
     let story = Story { running, clock, ids, dir: settings.dir.clone() };
@@ -95,6 +102,8 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
     let globex = story.sender("globex", "Globex Weekly", "globex.example", true).await?;
 
     deliver::play(&story, &[acme.clone(), globex], settings.messages).await?;
+    let readers = receivers.last().context("the readers have a provider")?;
+    returns::play(&story, readers).await?;
     let mut usual = usual_mail(&story, &acme)?;
     let began = story.ids.now();
     warmup::play(&story, &mut usual, began, settings.seed).await?;

@@ -1,4 +1,4 @@
-//! Second act: a domain that nobody knows yet sends a large newsletter. Its ceiling lets out what a stranger may
+//! Third act: a domain that nobody knows yet sends a large newsletter. Its ceiling lets out what a stranger may
 //! send, holds the rest, and rises with each day that went well.
 
 use sendlake_control::clock::Timestamp;
@@ -23,11 +23,11 @@ pub(super) async fn play(
 ) -> anyhow::Result<()> {
     let sender = story.sender("initech", "Initech", DOMAIN, false).await?;
     say(&format!(
-        "\n== 2. A new domain warms up ==\n\n\
+        "\n== 3. A new domain warms up ==\n\n\
          {DOMAIN} has never sent. It hands over a newsletter to {MESSAGES} people at once. sendlake takes all of it, lets out\n\
          what a stranger may send in a day, and holds the rest; with each good day the ceiling rises. The mail is real SMTP;\n\
          the clock is simulated and skips from day to day. (Meanwhile acme's usual mail passes, {} messages a day, simulated\n\
-         as events through the same log: the history that act 3 is measured against.)\n",
+         as events through the same log: the history that act 4 is measured against.)\n",
         usual::PER_DAY
     ))?;
     let people = (0..).filter_map(|number| newsletter(&sender, number, seed)).take(MESSAGES);

@@ -1,10 +1,14 @@
 //! Reports on their way into the lake of a real node.
 
+use serde_json::json;
+
 use super::*;
 use crate::config::Config;
 use crate::hear::Addressee;
 use crate::node::Node;
 use crate::system;
+
+mod figures;
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -62,8 +66,15 @@ impl Fixture {
         String::from_utf8(text).unwrap().lines().skip(1).map(|line| line.trim().to_owned()).collect()
     }
 
+    fn quarantined(&self) -> Vec<(String, serde_json::Value)> {
+        let rows = self.node.spool.reader().events(0, 100).unwrap().into_iter().map(|row| row.event);
+        let rows = rows.filter(|event| event.event_type == EventType::ReportQuarantined);
+        rows.map(|event| (event.tenant_id.to_string(), serde_json::from_str(&event.detail.unwrap()).unwrap()))
+            .collect()
+    }
+
     fn files(&self, folder: &str) -> usize {
-        std::fs::read_dir(self.dir.path().join("data/reports").join(folder)).map_or(0, Iterator::count)
+        std::fs::read_dir(self.dir.path().join("data").join(folder)).map_or(0, Iterator::count)
     }
 }
 
@@ -73,12 +84,12 @@ async fn a_report_is_on_the_disk_before_its_answer_and_in_the_lake_once() {
     let data = report(&it.node, "r1", "acme.example", "news.acme.example");
     let heard = it.mailed("dmarc@bounces.acme.example", data.clone()).await;
     assert_eq!((heard.outcome, heard.detail.as_str()), ("recorded", "Receiver on acme.example"));
-    assert_eq!(it.files("incoming"), 1);
+    assert_eq!(it.files("reports/incoming"), 1);
     assert!(it.rows("*").await.is_empty(), "the lake is not waited for");
     it.node.hearing.reports.drain().await.unwrap();
     assert_eq!(it.rows("acme").await, ["acme news.acme.example r1"]);
     assert!(it.rows("bolt").await.is_empty());
-    assert_eq!(it.files("incoming"), 0);
+    assert_eq!(it.files("reports/incoming"), 0);
 
     it.mailed("dmarc@bounces.acme.example", data.clone()).await;
     it.node.hearing.reports.drain().await.unwrap();
@@ -105,15 +116,22 @@ async fn what_cannot_be_read_lies_aside_with_its_reason() {
     let it = Fixture::new().await;
     let heard = it.mailed("tlsrpt@bounces.acme.example", b"<feedback><x>".to_vec()).await;
     assert_eq!(heard.outcome, "quarantined");
-    assert_eq!((it.files("incoming"), it.files("quarantine")), (0, 2));
-    let heard =
-        it.mailed("dmarc@bounces.acme.example", b"Subject: hello\r\n\r\nMay I ask?\r\n".to_vec()).await;
+    assert_eq!((it.files("reports/incoming"), it.files("quarantine")), (0, 2));
+    let letter = b"From: Ann <ann@customer.example>\r\nSubject: hello\r\n\r\nMay I ask?\r\n".to_vec();
+    let heard = it.mailed("dmarc@bounces.acme.example", letter).await;
     assert_eq!(heard.outcome, "refused", "letters are not kept");
     let heard = it.node.hearing.take_file(b"<feedback><x>".to_vec()).await.unwrap().remove(0);
     assert_eq!(heard.outcome, "refused");
     assert!(heard.detail.contains("ends before its last element"), "{heard:?}");
-    it.node.hearing.reports.clear().await.unwrap();
-    assert_eq!(it.files("quarantine"), 0);
+    let told: Vec<_> = it.quarantined();
+    let [(acme, first), (platform, second)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((acme.as_str(), platform.as_str()), ("acme", "platform"), "whose address it came to");
+    for detail in [first, second] {
+        assert_eq!((&detail["kind"], &detail["bytes"]), (&json!("domain_report"), &json!(13)));
+        assert!(detail["reason"].as_str().unwrap().contains("ends before its last element"), "{detail}");
+        let file = it.dir.path().join("data/quarantine").join(detail["file"].as_str().unwrap());
+        assert_eq!(std::fs::read(file).unwrap(), b"<feedback><x>");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,10 +170,10 @@ async fn without_the_lake_reports_wait_and_come_when_it_is_back() {
     assert!(it.node.hearing.reports.drain().await.is_err());
     let told = it.node.hearing.take_file(data).await.unwrap().remove(0);
     assert!(told.detail.contains("waits for the lake"), "{told:?}");
-    assert!(it.files("incoming") > 0);
+    assert!(it.files("reports/incoming") > 0);
     std::fs::remove_file(&lake).unwrap();
     std::fs::rename(&away, &lake).unwrap();
     it.node.hearing.reports.drain().await.unwrap();
     assert_eq!(it.rows("acme").await, ["acme acme.example r1"]);
-    assert_eq!(it.files("incoming"), 0);
+    assert_eq!(it.files("reports/incoming"), 0);
 }

@@ -3,7 +3,7 @@
 
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::uuid_v7_time;
-use sendlake_ingest::report::{Feedback, RecipientStatus};
+use sendlake_ingest::report::{Feedback, OriginalFields, RecipientStatus};
 use sendlake_sender::token::{Purpose, TOKEN_CHARS, TokenError, TokenKeys};
 use uuid::Uuid;
 
@@ -26,6 +26,15 @@ pub enum Claim {
     None(NoClaim),
 }
 
+impl Claim {
+    fn message(&self) -> Option<Uuid> {
+        match self {
+            Claim::Message(message_id) => Some(*message_id),
+            Claim::None(_) => None,
+        }
+    }
+}
+
 /// Why there is no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoClaim {
@@ -33,6 +42,8 @@ pub enum NoClaim {
     NoToken,
     #[error("the token is forged: {0}")]
     Forged(TokenError),
+    #[error("the report holds {0} messages of ours; it is not known which of them it is about")]
+    Several(usize),
     #[error("the token has expired: its message is {days} days old, reports are taken for {REPORT_DAYS_MAX}")]
     Expired { days: i64 },
 }
@@ -63,19 +74,36 @@ pub fn of_dsn(statuses: &[RecipientStatus]) -> impl Iterator<Item = Candidate> {
     ids.filter_map(|id| candidate(Purpose::MessageId, id))
 }
 
-/// Where a feedback report may name our message, the surest first: our return path, our Message-ID, our
-/// unsubscribe links. Redaction of the recipient leaves all of them.
-pub fn of_feedback(feedback: &Feedback) -> impl Iterator<Item = Candidate> {
-    let paths = [&feedback.original_mail_from, &feedback.original.return_path];
-    let paths = paths.into_iter().flatten().filter_map(|path| candidate(Purpose::ReturnPath, path));
-    let id = feedback.original.message_id.iter().filter_map(|id| candidate(Purpose::MessageId, id));
-    let links = feedback
-        .original
+/// The message that a feedback report names. A report about several of ours is about none: who complained, and of what,
+/// would be a guess.
+pub fn of_feedback(tokens: &TokenKeys, feedback: &Feedback, now: Timestamp) -> Claim {
+    let path = feedback.original_mail_from.iter().filter_map(|path| candidate(Purpose::ReturnPath, path));
+    let mut claim = of(tokens, path.chain(of_original(&feedback.original)), now);
+    let mut named: Vec<Uuid> = claim.message().into_iter().collect();
+    for other in &feedback.others {
+        let further = of(tokens, of_original(other), now);
+        if let Some(message_id) = further.message().filter(|id| !named.contains(id)) {
+            named.push(message_id);
+        }
+        if claim == Claim::None(NoClaim::NoToken) {
+            claim = further;
+        }
+    }
+    if named.len() > 1 { Claim::None(NoClaim::Several(named.len())) } else { claim }
+}
+
+/// Where a returned message may name itself, the surest first: our return path, our Message-ID, the identifier for
+/// complaints, our unsubscribe links. Redaction of the recipient leaves all of them.
+fn of_original(original: &OriginalFields) -> impl Iterator<Item = Candidate> {
+    let path = original.return_path.iter().filter_map(|path| candidate(Purpose::ReturnPath, path));
+    let id = original.message_id.iter().filter_map(|id| candidate(Purpose::MessageId, id));
+    let complaint = original.cfbl_feedback_id.iter().filter_map(|id| candidate(Purpose::Complaint, id));
+    let links = original
         .list_unsubscribe
         .iter()
         .flat_map(|uri| tokens_in(uri))
         .map(|text| Candidate { purpose: Purpose::Unsubscribe, text });
-    paths.chain(id).chain(links)
+    path.chain(id).chain(complaint).chain(links)
 }
 
 /// The left side of an address or Message-ID.
@@ -96,7 +124,6 @@ fn tokens_in(uri: &str) -> Vec<String> {
 mod tests {
     use sendlake_control::clock::SeededEntropy;
     use sendlake_control::id::uuid_v7;
-    use sendlake_ingest::report::OriginalFields;
 
     use super::*;
 
@@ -111,7 +138,7 @@ mod tests {
     }
 
     fn claimed(feedback: &Feedback) -> Claim {
-        of(&keys(), of_feedback(feedback), NOW)
+        of_feedback(&keys(), feedback, NOW)
     }
 
     #[test]
@@ -135,9 +162,39 @@ mod tests {
             ],
             ..OriginalFields::default()
         });
-        for feedback in [by_path, by_return_path, by_id, by_link] {
+        let by_complaint_id = of_original(OriginalFields {
+            cfbl_feedback_id: Some(token(Purpose::Complaint)),
+            ..OriginalFields::default()
+        });
+        for feedback in [by_path, by_return_path, by_id, by_link, by_complaint_id] {
             assert_eq!(claimed(&feedback), Claim::Message(id), "{feedback:?}");
         }
+    }
+
+    #[test]
+    fn a_report_about_two_messages_of_ours_is_about_none() {
+        let original = |purpose, id| OriginalFields {
+            return_path: Some(format!("{}@bounces.acme.example", keys().issue(purpose, id))),
+            ..OriginalFields::default()
+        };
+        let ours = |days| original(Purpose::ReturnPath, message(days));
+        let of = |original: OriginalFields, others: Vec<OriginalFields>| {
+            claimed(&Feedback { original, others, ..Feedback::default() })
+        };
+        let theirs =
+            || OriginalFields { message_id: Some("x@y.example".into()), ..OriginalFields::default() };
+        assert_eq!(of(ours(1), vec![ours(2)]), Claim::None(NoClaim::Several(2)));
+        assert_eq!(of(theirs(), vec![ours(2), ours(3), ours(3)]), Claim::None(NoClaim::Several(2)));
+        for (original, others) in [
+            (ours(1), vec![theirs(), ours(1)]),
+            (theirs(), vec![ours(1)]),
+            (OriginalFields::default(), vec![theirs(), ours(1)]),
+        ] {
+            assert_eq!(of(original, others), Claim::Message(message(1)));
+        }
+        // who forges one token is not believed in another
+        let forged = original(Purpose::MessageId, message(1));
+        assert_eq!(of(forged, vec![ours(1)]), Claim::None(NoClaim::Forged(TokenError::Signature)));
     }
 
     #[test]

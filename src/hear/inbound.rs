@@ -6,12 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sendlake_control::domain::{DMARC_MAILBOX, TLS_MAILBOX};
 use sendlake_control::id::TenantId;
+use sendlake_ingest::event::EventType;
 use sendlake_ingest::inbound::{InboundMail, Postmaster, Reply};
 use sendlake_ingest::report::{RecipientStatus, Report, ReportError};
 use sendlake_sender::token::{Purpose, TOKEN_CHARS, TokenError};
 use sendlake_sql::rules::{Ruleset, Said};
 
 use super::claim::Claim;
+use super::quarantine::{Kind, Unusable};
 use super::report::Verdict;
 use super::{Addressee, Heard, Hearing, Unavailable, claim};
 use crate::domain_reports::Unreadable;
@@ -113,30 +115,49 @@ impl Hearing {
                 (Err(_), Addressee::Unsubscribe { .. }) => {
                     self.hear(addressee, &Report::Other, &data).await?
                 }
-                (Err(unread), _) => {
-                    self.set_aside(&data, &unread.to_string()).await;
-                    Heard::refused(unread.to_string())
-                }
+                (Err(unread), _) => Heard::refused(unread.to_string()),
             });
             // a letter by a person is refused and not kept: that is nobody's business here
-            let is_report = matches!(report, Ok(Report::Dsn(_) | Report::Feedback(_)));
-            if let Some(last) = heard.last().filter(|last| is_report && last.must_not_count()) {
-                self.set_aside(&data, &last.detail).await;
+            let kind = match &report {
+                Ok(Report::Dsn(_)) => Kind::Bounce,
+                Ok(Report::Feedback(_)) => Kind::Complaint,
+                Ok(Report::AutoReply | Report::Other) => continue,
+                Err(_) => Kind::Mail,
+            };
+            if let Some(last) = heard.last_mut().filter(|last| last.must_not_count()) {
+                let why = last.detail.clone();
+                self.set_aside(Unusable { kind, owner: addressee.owner(), data: &data, why: &why }, last)
+                    .await;
             }
         }
         Ok(heard)
     }
 
-    /// Puts a mail into the quarantine. A folder that cannot be written does not keep the mail from its answer.
-    pub async fn set_aside(&self, data: &Arc<[u8]>, why: &str) {
-        let (quarantine, mail, name) = (self.quarantine.clone(), Arc::clone(data), super::hash(data));
-        let (reason, now) = (why.to_owned(), self.ids.now());
-        let kept = tokio::task::spawn_blocking(move || quarantine.keep(&mail, &name, &reason, now)).await;
-        match kept {
-            Ok(Ok(path)) => tracing::info!(path = %path.display(), why, "inbound mail is kept in quarantine"),
-            Ok(Err(error)) => tracing::warn!(%error, why, "inbound mail cannot be kept in quarantine"),
-            Err(error) => tracing::warn!(%error, why, "inbound mail was not kept in quarantine"),
+    /// Puts a mail into the quarantine, and says so in what was heard of it. A folder that cannot be written does not keep the
+    /// mail from its answer.
+    async fn set_aside(&self, it: Unusable<'_>, heard: &mut Heard) {
+        let tenant_id = it.owner.cloned().unwrap_or_else(TenantId::platform);
+        match self.quarantine.keep(it).await {
+            // what was logged of it as well stays the first thing to tell
+            Ok(_) if heard.event_type.is_none() => {
+                heard.event_type = Some(EventType::ReportQuarantined.as_str());
+                heard.tenant_id = Some(tenant_id);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "inbound mail that cannot be used is lost"),
         }
+    }
+
+    /// The same for a stored mail that was refused as a whole, unless it is there already.
+    pub async fn set_refused_aside(&self, data: &Arc<[u8]>, heard: &[Heard]) {
+        let is_aside =
+            heard.iter().any(|heard| heard.event_type == Some(EventType::ReportQuarantined.as_str()));
+        let Some(refused) = heard.first().filter(|_| !is_aside && heard.iter().all(Heard::is_refused)) else {
+            return;
+        };
+        let mut heard = refused.clone();
+        let why = refused.detail.as_str();
+        self.set_aside(Unusable { kind: Kind::Mail, owner: None, data, why }, &mut heard).await;
     }
 
     /// A DMARC or TLS report; `None` for mail that is none.
@@ -159,16 +180,43 @@ impl Hearing {
 
     /// Deals with a mail that another server took and that comes as a file: whom it came to, its own header says.
     pub async fn take_file(&self, data: Vec<u8>) -> Result<Vec<Heard>, Unavailable> {
-        let mut addressees: Vec<Addressee> = addresses_in(&data)
+        let addresses = addresses_in(&data);
+        let mut addressees: Vec<Addressee> = addresses
             .iter()
             .filter_map(|address| self.addressee(address).ok())
             .take(ADDRESSEES_MAX)
             .collect();
         addressees.dedup();
         if addressees.is_empty() {
+            if let Some((owner, why)) = addresses.iter().find_map(|address| self.forged(address)) {
+                return Ok(vec![self.refuse_forged(&owner, why, data).await]);
+            }
             addressees.push(Addressee::Reports { owner: None });
         }
         self.take_by(Way::File, &addressees, data).await
+    }
+}
+
+impl Hearing {
+    /// The tenant at whose bounce domain a forged address lies, and why it is none of ours.
+    fn forged(&self, address: &str) -> Option<(TenantId, TokenError)> {
+        let (local, domain) = address.rsplit_once('@')?;
+        let why = match self.addressee(address) {
+            Err(NotHere::Forged(why)) => why,
+            // as long as a token, and with a character that none has there
+            Err(NotHere::Mailbox) if local.len() == TOKEN_CHARS => TokenError::Shape,
+            _ => return None,
+        };
+        Some((self.identities.owner_of_bounce_domain(&domain.to_ascii_lowercase())?, why))
+    }
+
+    /// What SMTP refuses before it sees it lies here already: kept for a person to look at.
+    async fn refuse_forged(&self, owner: &TenantId, why: TokenError, data: Vec<u8>) -> Heard {
+        let why = format!("the address that it came to is forged: {why}");
+        let mut heard = Heard { tenant_id: Some(owner.clone()), ..Heard::refused(why.as_str()) };
+        let unusable = Unusable { kind: Kind::Mail, owner: Some(owner), data: &data.into(), why: &why };
+        self.set_aside(unusable, &mut heard).await;
+        heard
     }
 }
 
@@ -221,6 +269,17 @@ impl Postmaster for Hearing {
                 tracing::warn!(%error, "inbound mail was put off");
                 Reply::new(451, "4.3.0 it could not be recorded; try again later")
             }
+        }
+    }
+
+    async fn too_large(&self, recipients: &[String]) {
+        let addressee = recipients.first().and_then(|address| self.addressee(address).ok());
+        let owner = addressee.as_ref().and_then(Addressee::owner);
+        let told = self
+            .quarantine
+            .tell_unkept(owner, "larger than inbound.message_bytes_max; nothing of it is kept");
+        if let Err(error) = told.await {
+            tracing::warn!(%error, "a mail that was too large is told by no event");
         }
     }
 }

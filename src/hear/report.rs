@@ -3,6 +3,8 @@
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_ingest::event::{Event, EventType};
 use sendlake_ingest::report::{DsnAction, Feedback, RecipientStatus};
+use sendlake_sender::address::Address;
+use sendlake_sender::suppression::{NAMED, NAMED_OTHER};
 use serde_json::{Value, json};
 
 use super::delivery::Delivery;
@@ -54,6 +56,13 @@ impl Draft {
             header_from_domain: None,
             detail: json!({}),
         }
+    }
+
+    /// A failure for good of the message's own recipient.
+    pub fn is_final(&self) -> bool {
+        self.event_type == EventType::BouncedAsync
+            && self.detail.get(NAMED).is_none()
+            && self.verdict.as_ref().is_some_and(|verdict| verdict.class == "hard")
     }
 
     fn event(self, tenant_id: TenantId, ids: &Ids) -> Event {
@@ -121,7 +130,8 @@ pub fn first_failure(statuses: &[RecipientStatus]) -> Option<&RecipientStatus> {
 }
 
 /// What a DSN says of one recipient: where it names several, only the one under that address counts. A DSN that
-/// names one recipient speaks of ours even under another address, which is where a forwarder sent it.
+/// names one recipient is about our message even under another address, which is where a forwarder sent it; see
+/// [`names_another`].
 pub fn status_of<'a>(
     statuses: &'a [RecipientStatus],
     recipient: Option<&str>,
@@ -130,10 +140,29 @@ pub fn status_of<'a>(
         return Some(only);
     }
     let recipient = recipient?;
-    let is_ours = |status: &&RecipientStatus| {
-        status.recipient.as_deref().is_some_and(|named| named.eq_ignore_ascii_case(recipient))
-    };
+    let is_ours = |status: &&RecipientStatus| named(status).any(|named| is_same(named, recipient));
     statuses.iter().filter(is_ours).find(|status| is_failure(status)).or(statuses.iter().find(is_ours))
+}
+
+/// Whether a DSN names addresses, and none of them is the message's recipient: then somebody else's mailbox failed, as behind
+/// a forwarder, or the return path was used for it.
+pub fn names_another(status: &RecipientStatus, recipient: Option<&str>) -> bool {
+    let is_ours = |named: &str| recipient.is_some_and(|ours| is_same(named, ours));
+    named(status).next().is_some() && !named(status).any(is_ours)
+}
+
+fn named(status: &RecipientStatus) -> impl Iterator<Item = &str> {
+    let named = [&status.recipient, &status.original_recipient].into_iter().flatten().map(String::as_str);
+    named.filter(|named| named.contains('@'))
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    let normal = |text: &str| {
+        let text = text.trim();
+        Address::parse(text)
+            .map_or_else(|_| text.to_lowercase(), |address| address.to_string().to_lowercase())
+    };
+    normal(one) == normal(other)
 }
 
 /// A failure that a DSN tells.
@@ -146,13 +175,19 @@ pub fn async_bounce(status: &RecipientStatus, delivery: Option<&Delivery>) -> Dr
     draft.reported_by = status.reporting_mta.as_deref().map(short);
     let provider = delivery.and_then(|delivery| delivery.provider.as_deref());
     draft.verdict = Some(super::inbound::classify(status, provider));
-    if let Some(remote) = &status.remote_mta {
-        draft.detail = json!({ "remote_mta": short(remote) });
+    if let Some(detail) = draft.detail.as_object_mut() {
+        if let Some(remote) = &status.remote_mta {
+            detail.insert("remote_mta".into(), short(remote).into());
+        }
+        if delivery.is_some_and(|delivery| names_another(status, delivery.recipient.as_deref())) {
+            detail.insert(NAMED.into(), NAMED_OTHER.into());
+        }
     }
     draft
 }
 
-/// A complaint (abuse or fraud), a wish to leave, or a recipient's word that it was no spam; `None` for others.
+/// A complaint (abuse or fraud), a wish to leave, or whatever else a recipient's side says of a message, under its type;
+/// `None` for a report of failed authentication, which is about a domain.
 pub fn feedback(feedback: &Feedback) -> Option<Draft> {
     let mut draft = match feedback.feedback_type.as_str() {
         "abuse" | "fraud" => Draft::new(EventType::Complained),
@@ -160,9 +195,11 @@ pub fn feedback(feedback: &Feedback) -> Option<Draft> {
         "opt-out" | "opt-out-list" => Draft::new(EventType::Unsubscribed),
         // takes back a filter's verdict: somebody read the mail and wants it
         "not-spam" => Draft::new(EventType::Replied),
-        _ => return None,
+        "auth-failure" => return None,
+        // a virus, another, or a type of a later day: no complaint, but said of this message
+        _ => Draft::new(EventType::Replied),
     };
-    draft.feedback_type = Some(feedback.feedback_type.clone());
+    draft.feedback_type = Some(short(&feedback.feedback_type));
     draft.reported_by = feedback.reported_by.as_deref().map(short);
     draft.user_agent = feedback.user_agent.as_deref().map(short);
     draft.source_ip = feedback.source_ip.as_deref().map(short);
@@ -212,6 +249,14 @@ mod tests {
     fn a_forwarders_dsn_about_another_address_is_about_our_message() {
         let statuses = [status("elsewhere@other.test", DsnAction::Failed)];
         assert!(status_of(&statuses, Some("ann@a.test")).is_some());
+        assert!(names_another(&statuses[0], Some("ann@a.test")));
+        let forwarded = RecipientStatus {
+            original_recipient: Some("Ann@A.test".into()),
+            ..status("elsewhere@other.test", DsnAction::Failed)
+        };
+        assert!(!names_another(&forwarded, Some("ann@a.test")));
+        assert!(!names_another(&RecipientStatus::default(), Some("ann@a.test")), "names nobody");
+        assert!(!names_another(&status("ann", DsnAction::Failed), Some("ann@a.test")), "names no address");
     }
 
     #[test]
@@ -222,8 +267,8 @@ mod tests {
             ("not-spam", Some(EventType::Replied)),
             ("opt-out", Some(EventType::Unsubscribed)),
             ("auth-failure", None),
-            ("virus", None),
-            ("other", None),
+            ("virus", Some(EventType::Replied)),
+            ("other", Some(EventType::Replied)),
         ] {
             let report = Feedback { feedback_type: feedback_type.into(), ..Feedback::default() };
             assert_eq!(feedback(&report).map(|draft| draft.event_type), event_type, "{feedback_type}");

@@ -13,6 +13,9 @@ use crate::config::Config;
 use crate::node::Node;
 use crate::system;
 
+mod bounces;
+mod loops;
+
 struct Fixture {
     _dir: tempfile::TempDir,
     node: Node,

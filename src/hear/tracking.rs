@@ -108,8 +108,6 @@ impl Tracking {
     fn visit(&self, message_id: Uuid, facts: Facts, request: &Request) -> Visit {
         let headers = request.headers();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-        let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
         let purpose = PURPOSES.iter().map(|name| text(name)).filter(|value| !value.is_empty());
         Visit {
             message_id,
@@ -117,9 +115,16 @@ impl Tracking {
             is_head: request.method() == Method::HEAD,
             user_agent: text("user-agent").to_owned(),
             purpose: purpose.collect::<Vec<_>>().join(" "),
-            client: peer.map(|peer| client_of(peer, forwarded, &self.trusted_proxies)),
+            client: client(request, &self.trusted_proxies),
         }
     }
+}
+
+/// Who sent a request, as far as that can be believed.
+pub(crate) fn client(request: &Request, trusted: &[IpNet]) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>()?.0.ip();
+    let forwarded = request.headers().get_all("x-forwarded-for").iter();
+    Some(client_of(peer, forwarded.filter_map(|value| value.to_str().ok()), trusted))
 }
 
 /// Who asks: the peer, or whom a trusted proxy names. Only what stands behind trusted addresses is believed, since

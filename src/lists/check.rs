@@ -8,8 +8,7 @@ use std::sync::Arc;
 use sendlake_control::id::TenantId;
 use sendlake_control::suppression::AddressHash;
 use sendlake_control::{ControlError, ControlStore};
-use sendlake_query::output::{Format, to_bytes};
-use sendlake_query::{QueryEngine, QueryLimits, Scope};
+use sendlake_query::{QueryEngine, Scope};
 use sendlake_sender::stream::Stream;
 use sendlake_sender::suppression::covers;
 use serde::{Deserialize, Serialize};
@@ -18,7 +17,16 @@ use tokio::runtime::Handle;
 use super::facts::FACTS;
 use super::judge::{Finding, Findings, look};
 use super::plan::{FRESHNESS, Share, plan};
-use crate::suppressions::exchange::{self, ListFormat, UnreadableList};
+use super::traps::Traps;
+use crate::suppressions::exchange::{self, ListFormat, Place, UnreadableList};
+
+mod each;
+mod lake;
+#[cfg(test)]
+mod tests;
+
+pub use self::each::AddressRow;
+use self::lake::{ask, ceilings};
 
 /// Different addresses that are remembered.
 pub const ADDRESSES_MAX: usize = 20_000_000;
@@ -28,7 +36,6 @@ const EXAMPLES_MAX: usize = 5;
 const ASKED_AT_ONCE: usize = 2_000;
 /// The lake is asked in so many parts, so that none of them needs too much memory.
 const PARTS: usize = 8;
-const ROWS_MAX: usize = 10_000_000;
 /// Addresses with fewer points are not in the plan.
 const PLANNED_SCORE_MIN: u8 = 50;
 
@@ -40,6 +47,7 @@ pub struct Asked {
     /// Whose ceilings count; the strictest of all the tenant's domains where none is named.
     pub domain: Option<String>,
     pub format: Option<ListFormat>,
+    pub traps: Traps,
 }
 
 /// What a list is worth.
@@ -82,9 +90,17 @@ struct Known {
     /// Its place among the providers.
     provider: u8,
     freshness: u8,
+    bits: u8,
 }
 
+/// Its row was told already.
+const TOLD: u8 = 1;
+/// An earlier address is another spelling of the same mailbox.
+const SAME_MAILBOX: u8 = 2;
+
 const NEVER: u8 = 4;
+/// What is missing where nobody is named.
+const NO_TENANT: &str = "no tenant is named: nothing is known of deliveries and ceilings, so there is no plan; name one with --tenant";
 
 /// Why a list was not checked.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +109,10 @@ pub enum Unchecked {
     File(#[from] UnreadableList),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("there is no tenant {0}; `sendlake tenant ls` lists them")]
+    NoTenant(TenantId),
+    #[error("{tenant} has no sending domain {domain}; `sendlake domain ls` lists them")]
+    NoDomain { tenant: String, domain: String },
 }
 
 /// A check at work.
@@ -105,6 +125,7 @@ pub struct Check {
     waiting: Vec<(AddressHash, String)>,
     counts: HashMap<Finding, (u64, Vec<String>)>,
     report: Report,
+    knows_deliveries: bool,
 }
 
 impl Check {
@@ -118,7 +139,25 @@ impl Check {
             waiting: Vec::new(),
             counts: HashMap::new(),
             report: Report { facts: FACTS.date.clone(), ..Report::default() },
+            knows_deliveries: false,
         }
+    }
+
+    /// Refuses a tenant that is not there, and a domain that is not the tenant's.
+    pub async fn allowed(&self) -> Result<(), Unchecked> {
+        if let Some(tenant) = &self.asked.tenant
+            && self.control.tenant(tenant).await?.is_none()
+        {
+            return Err(Unchecked::NoTenant(tenant.clone()));
+        }
+        if let Some(domain) = &self.asked.domain {
+            let found = self.control.domain(&domain.trim().to_lowercase()).await?;
+            if found.is_none_or(|found| Some(&found.tenant_id) != self.asked.tenant.as_ref()) {
+                let tenant = self.asked.tenant.as_ref().map_or("nobody", TenantId::as_str).to_owned();
+                return Err(Unchecked::NoDomain { tenant, domain: domain.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Reads a file, judges each address by itself and holds it against the suppressions, some at a time. Takes long
@@ -127,19 +166,23 @@ impl Check {
         let format = self.asked.format;
         let hasher = self.control.address_hasher();
         let mut failed = None;
-        let texts = &mut |text: Result<String, String>| {
+        let texts = &mut |_: Place, text: Result<String, String>| {
             self.report.records += 1;
             let seen = text.and_then(|text| look(&text, &FACTS).map_err(|why| format!("{text}: {why}")));
             match seen {
                 Err(what) => self.count(Finding::Malformed, &what),
-                Ok(seen) => {
+                Ok(mut seen) => {
+                    if self.asked.traps.hold(&seen.address) {
+                        seen.findings.add(Finding::KnownTrap);
+                    }
                     let hash = hasher.hash(&seen.address);
                     self.take(hash, number(hash), &seen, number(hasher.hash(&seen.mailbox)));
                 }
             }
-            if self.waiting.len() >= ASKED_AT_ONCE && failed.is_none() {
+            if self.waiting.len() >= ASKED_AT_ONCE {
                 failed = runtime.block_on(self.ask_suppressions()).err();
             }
+            failed.is_none()
         };
         exchange::read_addresses(file, format, texts)?;
         if failed.is_none() {
@@ -153,13 +196,12 @@ impl Check {
             self.report.duplicates += 1;
             return;
         }
-        if !self.mailboxes.insert(mailbox) {
-            self.report.same_mailbox += 1;
-        }
+        let is_further = !self.mailboxes.insert(mailbox);
+        self.report.same_mailbox += u64::from(is_further);
         self.report.addresses += 1;
         for finding in seen.findings.iter() {
             match &seen.meant {
-                Some(meant) if finding != Finding::Role => {
+                Some(meant) if matches!(finding, Finding::LikelyTypo | Finding::LikelyTrap) => {
                     self.count(finding, &format!("{} (meant: {meant}?)", seen.address));
                 }
                 _ => self.count(finding, &seen.address),
@@ -169,7 +211,8 @@ impl Check {
             return;
         }
         let provider = seen.provider.map_or(0, |provider| self.provider(provider));
-        self.known.insert(key, Known { findings: seen.findings, provider, freshness: NEVER });
+        let bits = if is_further { SAME_MAILBOX } else { 0 };
+        self.known.insert(key, Known { findings: seen.findings, provider, freshness: NEVER, bits });
         self.waiting.push((hash, seen.address.clone()));
     }
 
@@ -215,11 +258,12 @@ impl Check {
         }
     }
 
-    /// Asks the lake how fresh the addresses are, and what the ceilings are; what it does not answer is a gap.
-    pub async fn ask_lake(&mut self, engine: &QueryEngine) -> BTreeMap<String, Option<u64>> {
+    /// Asks the lake how fresh the addresses are, and what the ceilings are; what it does not answer is a gap. `None`
+    /// where the ceilings are not known.
+    pub async fn ask_lake(&mut self, engine: &QueryEngine) -> Option<BTreeMap<String, Option<u64>>> {
         let Some(tenant) = self.asked.tenant.clone() else {
-            self.report.gaps.push("no tenant is named: nothing is known of deliveries and ceilings".into());
-            return BTreeMap::new();
+            self.gap(NO_TENANT.into());
+            return None;
         };
         let scope = Scope::Tenant(tenant);
         for part in 0..PARTS {
@@ -229,10 +273,10 @@ impl Check {
             }
         }
         match ceilings(engine, &scope, self.asked.domain.as_deref()).await {
-            Ok(limits) => limits,
+            Ok(limits) => Some(limits),
             Err(why) => {
-                self.report.gaps.push(format!("the ceilings are not known: {why}"));
-                BTreeMap::new()
+                self.gap(format!("the ceilings are not known, so there is no plan: {why}"));
+                None
             }
         }
     }
@@ -266,9 +310,10 @@ impl Check {
         Ok(())
     }
 
-    /// Adds everything up.
-    pub fn report(mut self, limits: &BTreeMap<String, Option<u64>>) -> Report {
+    /// Adds everything up, once. Without the ceilings there is no plan.
+    pub fn report(&mut self, limits: Option<&BTreeMap<String, Option<u64>>>) -> Report {
         let knows_deliveries = self.report.gaps.is_empty();
+        self.knows_deliveries = knows_deliveries;
         let mut counts: BTreeMap<String, [u64; 5]> = BTreeMap::new();
         let (mut points, mut ages) = (0_u64, [0_u64; 5]);
         for known in self.known.values_mut() {
@@ -306,9 +351,8 @@ impl Check {
         if knows_deliveries {
             self.report.freshness = FRESHNESS.into_iter().zip(ages).collect();
         }
-        self.report.plan = plan(&counts, limits);
-        let mut findings: Vec<Found> = self
-            .counts
+        self.report.plan = limits.map(|limits| plan(&counts, limits)).unwrap_or_default();
+        let mut findings: Vec<Found> = std::mem::take(&mut self.counts)
             .into_iter()
             .map(|(finding, (addresses, examples))| Found {
                 finding,
@@ -319,7 +363,7 @@ impl Check {
             .collect();
         findings.sort_by_key(|found| found.finding);
         self.report.findings = findings;
-        self.report
+        std::mem::take(&mut self.report)
     }
 }
 
@@ -336,45 +380,4 @@ fn advice(score: u8, judged: u64) -> &'static str {
 fn number(hash: AddressHash) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = hash.0;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
-/// Today's ceilings by provider, the strictest of several domains; null for none.
-async fn ceilings(
-    engine: &QueryEngine,
-    scope: &Scope,
-    domain: Option<&str>,
-) -> Result<BTreeMap<String, Option<u64>>, String> {
-    #[derive(Deserialize)]
-    struct Ceiling {
-        provider: String,
-        daily_limit: Option<u64>,
-    }
-    let only = domain.map_or_else(String::new, |domain| {
-        format!(" WHERE sending_domain = '{}'", domain.to_lowercase().replace('\'', "''"))
-    });
-    let sql = format!(
-        "SELECT provider, MIN(daily_limit) AS daily_limit FROM warmup_ceiling{only} GROUP BY provider"
-    );
-    let rows = ask::<Ceiling>(engine, scope, &sql).await?;
-    Ok(rows.into_iter().map(|row| (row.provider, row.daily_limit)).collect())
-}
-
-async fn ask<T: serde::de::DeserializeOwned>(
-    engine: &QueryEngine,
-    scope: &Scope,
-    sql: &str,
-) -> Result<Vec<T>, String> {
-    #[derive(Deserialize)]
-    struct Rows<T> {
-        rows: Vec<T>,
-        truncated: bool,
-    }
-    let limits = QueryLimits { rows: ROWS_MAX, ..engine.limits().query };
-    let output = engine.query(scope, sql, limits).await.map_err(|error| error.to_string())?;
-    let json = to_bytes(&output, Format::Json).map_err(|error| error.to_string())?;
-    let answer: Rows<T> = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
-    if answer.truncated {
-        return Err("there are more addresses than one question answers".into());
-    }
-    Ok(answer.rows)
 }

@@ -14,7 +14,9 @@ struct Data {
     disposable: HashSet<String>,
     known: HashSet<String>,
     misspelt: HashSet<String>,
+    without_country: HashSet<String>,
     providers: BTreeMap<String, Vec<String>>,
+    no_tlds: HashMap<String, String>,
 }
 
 /// The facts of this build.
@@ -29,6 +31,12 @@ pub struct Facts {
     pub misspelt: HashSet<String>,
     /// The provider behind a large domain.
     pub providers: HashMap<String, String>,
+    /// Their domains, the shortest first.
+    pub large: Vec<String>,
+    /// Large domains that no country's ending follows.
+    pub without_country: HashSet<String>,
+    /// Endings that are no top-level domain, and which was meant.
+    pub no_tlds: HashMap<String, String>,
 }
 
 /// Those of this build. An unreadable file would be found by the test below: nothing is known then.
@@ -39,7 +47,12 @@ fn read() -> Result<Facts, toml::de::Error> {
     let of = |(provider, domains): (String, Vec<String>)| {
         domains.into_iter().map(move |domain| (domain, provider.clone())).collect::<Vec<_>>()
     };
+    let mut large: Vec<String> = data.providers.values().flatten().cloned().collect();
+    large.sort_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
     Ok(Facts {
+        large,
+        without_country: data.without_country,
+        no_tlds: data.no_tlds,
         date: data.date,
         roles: data.roles,
         disposable: data.disposable,
@@ -58,6 +71,9 @@ impl Facts {
             known: HashSet::new(),
             misspelt: HashSet::new(),
             providers: HashMap::new(),
+            large: Vec::new(),
+            without_country: HashSet::new(),
+            no_tlds: HashMap::new(),
         }
     }
 }
@@ -76,6 +92,11 @@ mod tests {
         {
             assert!(domain.contains('.') && *domain == domain.to_lowercase(), "{domain}");
         }
+        for domain in &facts.misspelt {
+            let ending = domain.rsplit('.').next().unwrap();
+            assert!(!facts.no_tlds.contains_key(ending), "nobody holds {domain}");
+        }
+        assert!(facts.without_country.iter().all(|domain| facts.providers.contains_key(domain)));
         for domain in facts.providers.keys() {
             assert!(!facts.misspelt.contains(domain) && !facts.disposable.contains(domain), "{domain}");
         }

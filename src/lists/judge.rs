@@ -16,12 +16,14 @@ pub enum Finding {
     Suppressed,
     /// The mailbox was gone when it was last written to.
     Gone,
+    /// One of the operator's own traps, or in a domain of them.
+    KnownTrap,
     /// In a domain that is a misspelling of a large one and held by somebody else: who watches such a domain sees who
     /// does not ask whether addresses are right.
     LikelyTrap,
     /// It was gone once and took mail again later: given up, and taken again by somebody else.
     Recycled,
-    /// One letter off a large provider's domain.
+    /// One slip off a large provider's domain, or under a top-level domain that does not exist.
     LikelyTypo,
     /// In a domain that gives mailboxes away for an hour.
     Disposable,
@@ -36,10 +38,11 @@ pub enum Finding {
 }
 
 impl Finding {
-    pub const ALL: [Finding; 11] = [
+    pub const ALL: [Finding; 12] = [
         Finding::Malformed,
         Finding::Suppressed,
         Finding::Gone,
+        Finding::KnownTrap,
         Finding::LikelyTrap,
         Finding::Recycled,
         Finding::LikelyTypo,
@@ -55,6 +58,7 @@ impl Finding {
             Finding::Malformed => "malformed",
             Finding::Suppressed => "suppressed",
             Finding::Gone => "gone",
+            Finding::KnownTrap => "known_trap",
             Finding::LikelyTrap => "likely_trap",
             Finding::Recycled => "recycled",
             Finding::LikelyTypo => "likely_typo",
@@ -69,7 +73,7 @@ impl Finding {
     /// What it costs.
     pub fn points(self) -> u8 {
         match self {
-            Finding::Malformed | Finding::Suppressed | Finding::Gone => 100,
+            Finding::Malformed | Finding::Suppressed | Finding::Gone | Finding::KnownTrap => 100,
             Finding::LikelyTrap => 80,
             Finding::Recycled | Finding::LikelyTypo => 70,
             Finding::Disposable => 60,
@@ -114,7 +118,7 @@ pub struct Seen {
     /// As suppressions compare it.
     pub address: String,
     pub findings: Findings,
-    /// The large domain that was probably meant.
+    /// The domain that was probably meant.
     pub meant: Option<String>,
     /// The provider, where the domain tells it.
     pub provider: Option<&'static str>,
@@ -132,7 +136,7 @@ pub fn look(text: &str, facts: &'static Facts) -> Result<Seen, String> {
     if facts.roles.contains(local.split('+').next().unwrap_or(local)) {
         findings.add(Finding::Role);
     }
-    if facts.disposable.contains(domain) {
+    if with_parents(domain).any(|domain| facts.disposable.contains(domain)) {
         findings.add(Finding::Disposable);
     }
     let mut meant = None;
@@ -154,16 +158,40 @@ pub fn look(text: &str, facts: &'static Facts) -> Result<Seen, String> {
     Ok(Seen { findings, meant, provider, mailbox, address: address.clone() })
 }
 
-/// The large domain that is one slip away. Short names are left out: too many real domains are a letter off.
+/// A domain and all above it.
+pub(super) fn with_parents(domain: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(domain), |domain| domain.split_once('.').map(|(_, above)| above))
+}
+
+/// The domain that a slip led away from: a large one, or any under a top-level domain that does not exist.
 fn meant_domain(domain: &str, facts: &Facts) -> Option<String> {
-    let name = |domain: &str| domain.split('.').next().map_or(0, str::len);
-    let mut near: Vec<&String> = facts
-        .providers
-        .keys()
-        .filter(|large| name(large) >= 5 && is_one_slip(domain.as_bytes(), large.as_bytes()))
-        .collect();
-    near.sort_by_key(|large| (large.len(), (*large).clone()));
-    near.first().map(|large| (*large).clone())
+    let (name, last) = domain.rsplit_once('.')?;
+    if let Some(right) = facts.no_tlds.get(last) {
+        let domain = format!("{name}.{right}");
+        let large = if facts.providers.contains_key(&domain) { None } else { meant_domain(&domain, facts) };
+        return Some(large.unwrap_or(domain));
+    }
+    if last.len() == 2 && facts.without_country.contains(name) {
+        return Some(name.to_owned());
+    }
+    facts.large.iter().find(|large| is_near(domain, large)).cloned()
+}
+
+/// One slip away from a large domain. Of a short name only the ending may differ, and not by another letter: too many
+/// real domains do.
+fn is_near(domain: &str, large: &str) -> bool {
+    let Some((name, ending)) = large.split_once('.') else { return false };
+    if name.len() >= 5 {
+        return is_one_slip(domain.as_bytes(), large.as_bytes());
+    }
+    let Some((same, other)) = domain.split_once('.') else { return false };
+    let is_swapped =
+        || ending.len() == other.len() && ending.bytes().all(|letter| other.as_bytes().contains(&letter));
+    name.len() >= 3
+        && same == name
+        && ending.len() == 3
+        && is_one_slip(other.as_bytes(), ending.as_bytes())
+        && (other.len() != ending.len() || is_swapped())
 }
 
 /// One letter more, less, another, or two swapped.
@@ -200,6 +228,19 @@ mod tests {
             ("ann@gmaik.com", &["likely_typo"]),
             ("ann@outlookk.com", &["likely_typo"]),
             ("ann@hotmai.co.uk", &["likely_typo"]),
+            ("ann@sub.mailinator.com", &["disposable"]),
+            ("ann@notmailinator.com", &[]),
+            ("ann@tempmail.com", &["disposable"]),
+            ("ann@gmail.con", &["likely_typo"]),
+            ("ann@hotmail.con", &["likely_typo"]),
+            ("ann@acme.con", &["likely_typo"]),
+            ("ann@gmail.com.br", &["likely_typo"]),
+            ("ann@hotmail.com.br", &[]),
+            ("ann@gmx.ne", &["likely_typo"]),
+            ("ann@gmx.nte", &["likely_typo"]),
+            ("ann@gmx.nl", &[]),
+            ("ann@gmx.net", &[]),
+            ("ann@gmx.at", &[]),
             ("ann@mail.com", &[]),
             ("ann@line.com", &[]),
             ("sales@yhoo.com", &["likely_trap", "role"]),
@@ -207,6 +248,15 @@ mod tests {
             assert_eq!(findings(address), found, "{address}");
         }
         assert_eq!(look("ann@gmaik.com", &FACTS).unwrap().meant.as_deref(), Some("gmail.com"));
+        for (address, meant) in [
+            ("ann@hotmail.con", "hotmail.com"),
+            ("ann@acme.con", "acme.com"),
+            ("ann@gmal.con", "gmail.com"),
+            ("ann@gmail.com.br", "gmail.com"),
+            ("ann@gmx.ne", "gmx.net"),
+        ] {
+            assert_eq!(look(address, &FACTS).unwrap().meant.as_deref(), Some(meant), "{address}");
+        }
         for bad in ["", "ann", "ann@", "a b@c.test", "ann@local"] {
             assert!(look(bad, &FACTS).is_err(), "{bad}");
         }
@@ -228,6 +278,6 @@ mod tests {
         assert_eq!(findings.score(), 45);
         findings.add(Finding::Suppressed);
         assert_eq!(findings.score(), 0);
-        assert_eq!(Finding::ALL.iter().map(|finding| finding.bit().count_ones()).sum::<u32>(), 11);
+        assert_eq!(Finding::ALL.iter().map(|finding| finding.bit().count_ones()).sum::<u32>(), 12);
     }
 }

@@ -7,10 +7,10 @@ use serde::Serialize;
 /// By the last delivery; the freshest first.
 pub const FRESHNESS: [&str; 5] = ["0-30", "31-90", "91-365", "older", "never"];
 /// From here on nothing proves that the mailbox still wants mail: 91 days and more.
-const UNPROVEN: usize = 2;
-/// A day's share of unproven addresses where no ceiling is in force, and at least so many.
+pub(super) const UNPROVEN: usize = 2;
+/// A day's share of unproven addresses is a tenth, and at least so many.
 const UNPROVEN_DAYS: u64 = 10;
-const UNPROVEN_MIN: u64 = 200;
+const UNPROVEN_MIN: u64 = 10;
 
 /// What may go to one provider on each day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,7 +42,7 @@ pub fn plan(counts: &BTreeMap<String, [u64; 5]>, limits: &BTreeMap<String, Optio
 fn share(provider: &str, counts: &[u64; 5], limits: &BTreeMap<String, Option<u64>>) -> Share {
     let daily_limit = limits.get(provider).or_else(|| limits.get("(others)")).copied().flatten();
     let unproven: u64 = counts.iter().skip(UNPROVEN).sum();
-    let careful = (unproven / UNPROVEN_DAYS).max(UNPROVEN_MIN);
+    let careful = (unproven.div_ceil(UNPROVEN_DAYS)).max(UNPROVEN_MIN);
     let (mut day, mut room) = (1, None::<u64>);
     let mut steps = Vec::new();
     for (place, (freshness, addresses)) in FRESHNESS.into_iter().zip(*counts).enumerate() {
@@ -89,9 +89,11 @@ mod tests {
     fn the_freshest_go_first_and_share_a_day_with_the_next() {
         assert_eq!(
             steps([500, 100, 0, 0, 1_000], Some(400)),
-            [("0-30", 400, 1, 2), ("31-90", 400, 2, 2), ("never", 200, 2, 6)]
+            [("0-30", 400, 1, 2), ("31-90", 400, 2, 2), ("never", 100, 2, 11)]
         );
         assert_eq!(steps([50_000, 0, 0, 0, 0], None), [("0-30", 50_000, 1, 1)]);
+        assert_eq!(steps([0, 0, 0, 0, 900], None), [("never", 90, 1, 10)]);
+        assert_eq!(steps([0, 0, 0, 0, 25], None), [("never", 10, 1, 3)], "no fewer than ten a day");
         assert_eq!(steps([0, 0, 0, 4_000, 6_000], None), [("older", 1_000, 1, 4), ("never", 1_000, 5, 10)]);
         assert!(
             steps([0, 0, 0, 0, 1], Some(0)).iter().all(|step| step.3 >= 1),
@@ -104,6 +106,6 @@ mod tests {
         let counts = BTreeMap::from([("gmx".to_owned(), [0, 0, 0, 0, 300]), ("x".to_owned(), [0; 5])]);
         let limits = BTreeMap::from([("(others)".to_owned(), Some(100))]);
         let plan = plan(&counts, &limits);
-        assert_eq!((plan.len(), plan[0].daily_limit, plan[0].steps[0].last_day), (1, Some(100), 3));
+        assert_eq!((plan.len(), plan[0].daily_limit, plan[0].steps[0].last_day), (1, Some(100), 10));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::hear::{Heard, Hearing};
+use crate::hear::Hearing;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Larger files stay where they are, and the log says so.
@@ -63,9 +63,7 @@ async fn hear(path: &Path, hearing: &Hearing) -> anyhow::Result<()> {
     anyhow::ensure!(bytes <= BYTES_MAX, "it has {bytes} bytes; at most {BYTES_MAX} are read");
     let mail = tokio::fs::read(path).await?;
     let heard = hearing.take_file(mail.clone()).await?;
-    if let Some(refused) = heard.iter().find(|_| heard.iter().all(Heard::is_refused)) {
-        hearing.set_aside(&mail.into(), &refused.detail).await;
-    }
+    hearing.set_refused_aside(&mail.into(), &heard).await;
     tokio::fs::remove_file(path).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,6 +15,7 @@ use sendlake_control::ControlError;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_control::suppression::{Reach, Reason};
+use sendlake_ingest::calibration::{EXPORT_BYTES_MAX, Exporter};
 use sendlake_ingest::inbound::tls::Certificate;
 use sendlake_ingest::inbound::{self, InboundSettings};
 use sendlake_sender::api::ports::Caller;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::domain_reports::figures::TakenFigures;
 use crate::hear::{Heard, Hearing, Unavailable};
 use crate::suppressions::exchange::Entry;
 
@@ -58,6 +60,7 @@ pub(super) async fn listen(
         sessions_max: settings.sessions_max,
         messages_per_client_max: settings.messages_per_client_per_min,
         idle: Duration::from_secs(u64::from(settings.idle_timeout_s)),
+        session: Duration::from_secs(u64::from(settings.session_timeout_s)),
         tls: Some(certificate.acceptor()?),
         ..InboundSettings::default()
     };
@@ -86,13 +89,14 @@ const CERTIFICATE_READ_EVERY: Duration = Duration::from_secs(60);
 /// Largest stored mail that is taken.
 const FILE_BYTES_MAX: usize = 32 << 20;
 
-/// `/local/suppressions/add`, `/local/suppressions/rm` and `/local/ingest`, for the local socket.
+/// `/local/suppressions/…`, `/local/ingest` and `/local/figures`, for the local socket.
 pub(super) fn routes(hearing: Arc<Hearing>) -> Router {
     Router::new()
         .route("/local/suppressions/add", post(add))
         .route("/local/suppressions/rm", post(remove))
         .route("/local/suppressions/import", post(import).layer(DefaultBodyLimit::max(FILE_BYTES_MAX)))
         .route("/local/ingest", post(ingest).layer(DefaultBodyLimit::max(FILE_BYTES_MAX)))
+        .route("/local/figures", post(figures).layer(DefaultBodyLimit::max(EXPORT_BYTES_MAX)))
         .with_state(hearing)
 }
 
@@ -143,6 +147,9 @@ pub struct Imported {
     pub added: u64,
     /// On the list already, for this reason and as widely.
     pub known: u64,
+    /// Their end is past.
+    #[serde(default)]
+    pub over: u64,
     /// By their places among the entries, each with why.
     pub refused: Vec<(usize, String)>,
 }
@@ -175,6 +182,27 @@ async fn remove(
 
 async fn ingest(State(hearing): State<Arc<Hearing>>, mail: Bytes) -> Result<Json<Vec<Heard>>, Refusal> {
     Ok(Json(hearing.take_file(mail.to_vec()).await?))
+}
+
+/// How an export of a provider's figures is to be read: the query of `/local/figures`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FiguresWanted {
+    pub exporter: Exporter,
+    #[serde(default)]
+    pub tenant_id: Option<TenantId>,
+    #[serde(default)]
+    pub domain: Option<String>,
+    #[serde(default)]
+    pub utc_offset_s: i32,
+}
+
+async fn figures(
+    State(hearing): State<Arc<Hearing>>,
+    Query(wanted): Query<FiguresWanted>,
+    data: Bytes,
+) -> Result<Json<TakenFigures>, Refusal> {
+    Ok(Json(hearing.take_figures(wanted, data.to_vec()).await?))
 }
 
 /// Why a route did not do what was asked. The text is for the operator.

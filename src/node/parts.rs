@@ -117,6 +117,7 @@ pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
         public_url: config.http.public_url.clone(),
         feedback_sender: "sendlake".into(),
         sign: config.dkim.sign,
+        offer_cfbl: config.inbound.offer_cfbl,
     }
 }
 

@@ -1,9 +1,25 @@
 //! What a node answers: the API with keys in front, the pages behind links in mail, and what commands on this host ask.
 
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
 use super::*;
+use crate::tlsrpt_routes::{self, PostedReports};
+
+/// Longest time for a request to the pages behind links, its body included: nobody needs a key to begin one.
+const PAGE_MAX: Duration = Duration::from_secs(60);
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(PAGE_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
 
 impl Node {
-    pub(super) fn api(&self) -> Arc<Api> {
+    pub(crate) fn api(&self) -> Arc<Api> {
         let intake = SpoolIntake::new(
             self.spool.clone(),
             self.control.clone(),
@@ -21,7 +37,7 @@ impl Node {
     }
 
     /// The HTTP surface: keys in front, problem documents throughout.
-    pub(super) fn public_routes(&self, api: Arc<Api>, roles: Roles) -> HttpRouter {
+    pub(crate) fn public_routes(&self, api: Arc<Api>, roles: Roles) -> HttpRouter {
         let mut routes = HttpRouter::new();
         let mut description = sendlake_sender::api::openapi::openapi();
         if roles.sender {
@@ -31,6 +47,7 @@ impl Node {
             routes = routes.merge(list_routes::routes(control, self.engine.clone()));
             description.merge(<suppression_routes::ApiDoc as utoipa::OpenApi>::openapi());
             description.merge(<list_routes::ApiDoc as utoipa::OpenApi>::openapi());
+            description.merge(<webhooks::ApiDoc as utoipa::OpenApi>::openapi());
         }
         if roles.query {
             routes = routes.merge(crate::sql_routes::routes(self.engine.clone()));
@@ -39,7 +56,8 @@ impl Node {
         let authenticator = Arc::new(ControlAuthenticator(self.control.clone()));
         let pages = if roles.query { sendlake_query::http::problem_pages() } else { HttpRouter::new() };
         let pages = if roles.sender {
-            pages.merge(self.pages_behind_links()).merge(webhooks::routes(self.webhooks()))
+            let reports = tlsrpt_routes::routes(self.posted_reports());
+            pages.merge(self.pages_behind_links()).merge(webhooks::routes(self.webhooks())).merge(reports)
         } else {
             pages
         };
@@ -50,9 +68,20 @@ impl Node {
         Arc::new(Webhooks {
             control: self.control.clone(),
             hearing: self.hearing.clone(),
-            certificates: Certificates::new(Arc::new(Https::default())),
+            certificates: Certificates::new(Arc::new(Https::default()), public_roots()),
             ids: self.ids.clone(),
         })
+    }
+
+    fn posted_reports(&self) -> Arc<PostedReports> {
+        let inbound = &self.config.inbound;
+        Arc::new(PostedReports::new(
+            self.hearing.reports.clone(),
+            self.identities.clone(),
+            parts::trusted_proxies(&self.config),
+            inbound.message_bytes_max,
+            inbound.messages_per_client_per_min,
+        ))
     }
 
     /// What people reach by links in their mail, without a key.
@@ -64,7 +93,9 @@ impl Node {
             public_host: parts::public_host(&self.config),
             trusted_proxies: parts::trusted_proxies(&self.config),
         };
-        one_click::routes(self.hearing.clone()).merge(tracking::routes(Arc::new(tracking)))
+        one_click::routes(self.hearing.clone())
+            .merge(tracking::routes(Arc::new(tracking)))
+            .layer(axum::middleware::from_fn(in_time))
     }
 
     /// What commands on this host may ask, without a key: whoever can open the data folder is its operator.
@@ -84,7 +115,8 @@ impl Node {
             .merge(judging)
             .merge(erasing::routes(self.eraser.clone()))
             .merge(elsewhere)
-            .merge(safekeeping);
+            .merge(safekeeping)
+            .merge(super::tls_reports::routes(self.tls_reports.clone()));
         local::routes(self.api(), self.spool.clone(), self.control.clone(), more)
     }
 }

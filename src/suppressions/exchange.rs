@@ -155,17 +155,28 @@ pub fn read(
             UnreadableList::Unknown(format!("no known list has the fields {fields}"))
         })?,
     };
+    let mut is_empty = true;
     record::each(file, &shape, &mut |place, record| {
+        is_empty = false;
         each(place, record.map_or_else(RecordRead::Bad, |record| meaning::of(format, &record, reason)))
     })?;
+    if is_empty {
+        return Err(nothing_in_it());
+    }
     Ok(format)
 }
 
-/// Hands over the address of each record of a file, as it stands there; `Err` for a record without one.
+/// A file with something in it that comes to no record is not the list that somebody meant.
+fn nothing_in_it() -> UnreadableList {
+    UnreadableList::Shape("there is no record in it: a header line alone, or no list that is known".into())
+}
+
+/// Hands over the address of each record of a file, as it stands there, and where; `Err` for a record without one. Stops
+/// where `each` says no.
 pub fn read_addresses(
     file: impl Read,
     format: Option<ListFormat>,
-    each: &mut dyn FnMut(Result<String, String>),
+    each: &mut dyn FnMut(Place, Result<String, String>) -> bool,
 ) -> Result<(), UnreadableList> {
     let mut file = std::io::BufReader::with_capacity(record::HEAD_BYTES, file);
     let head = file.fill_buf()?.to_vec();
@@ -174,14 +185,16 @@ pub fn read_addresses(
         let fields = shape.fields.join(", ");
         return Err(UnreadableList::Unknown(format!("none of the fields {fields} holds an address")));
     }
+    let mut is_empty = true;
     record::each(file, &shape, &mut |place, record| {
+        is_empty = false;
         let address = record.map_err(|why| format!("{place}: {why}")).and_then(|record| {
             let address = record.get(&meaning::ADDRESS).map(str::to_owned);
             address.ok_or_else(|| format!("{place}: it has no address"))
         });
-        each(address);
-        true
-    })
+        each(place, address)
+    })?;
+    if is_empty { Err(nothing_in_it()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ControlSuppressions;
 
-/// Where documents of lists lie in the lake, one for each node.
+/// Where documents of lists lie in the lake, one for each node that wrote any.
 const FOLDER: &str = "_suppressions";
 const KEEP_EVERY: Duration = Duration::from_secs(2);
 const CHECK_EVERY_S: i64 = 60;
@@ -153,7 +153,8 @@ impl Keeping {
         Ok(())
     }
 
-    async fn missing(&self, recount: bool) -> Result<Option<String>, KeepingError> {
+    /// Why the list is not the one that it should be; none where it is.
+    pub(super) async fn missing(&self, recount: bool) -> Result<Option<String>, KeepingError> {
         let recorded = if recount {
             let (counted, recorded) = self.control.recount_suppressions().await?;
             let recorded = recorded.unwrap_or_default();
@@ -173,12 +174,24 @@ impl Keeping {
         Ok(kept.and_then(|kept| differs(&kept, &recorded, &self.control.suppression_list_id())))
     }
 
-    /// What the lake keeps of this node's list.
+    /// What the lake keeps of this list: what this node wrote, or another before it was called `node.id`. A list goes by its
+    /// key, not by the node's name; of several records the newest counts.
     pub async fn kept(&self) -> Result<Option<Kept>, KeepingError> {
-        let Some(text) = document::read(&self.store, FOLDER, &self.document()).await? else {
-            return Ok(None);
+        let unreadable = |error: serde_json::Error| KeepingError::Unreadable(error.to_string());
+        let own: Option<Kept> = match document::read(&self.store, FOLDER, &self.document()).await? {
+            Some(text) => Some(serde_json::from_slice(&text).map_err(unreadable)?),
+            None => None,
         };
-        serde_json::from_slice(&text).map(Some).map_err(|error| KeepingError::Unreadable(error.to_string()))
+        let list_id = self.control.suppression_list_id();
+        // whoever made control.db anew finds the former list under the node's name
+        if own.as_ref().is_some_and(|own| own.list_id != list_id && own.totals.entries > 0) {
+            return Ok(own);
+        }
+        let all = document::read_all(&self.store, FOLDER).await?;
+        // another node's record that cannot be read is that node's to tell
+        let all = all.iter().filter_map(|text| serde_json::from_slice::<Kept>(text).ok());
+        let newest = all.filter(|kept| kept.list_id == list_id).max_by_key(|kept| (kept.totals.seq, kept.at));
+        Ok(newest.or(own))
     }
 
     fn document(&self) -> String {

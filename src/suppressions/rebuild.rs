@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
+use sendlake_control::suppression::quarantine::{DOUBTER, Doubt, RestoredDoubt};
 use sendlake_control::suppression::restore::Restored;
 use sendlake_control::suppression::totals::Digest;
 use sendlake_control::suppression::{AddressHash, AddressHasher, Reach, Reason, Suppress, Totals};
@@ -41,6 +42,8 @@ pub struct Rebuilt {
     pub tombstones: u64,
     /// Entries that events lifted and the list still had.
     pub lifted: u64,
+    /// Entries that a burst put in doubt, and nobody decided: they wait for that again.
+    pub in_doubt: u64,
     /// Events that name neither an address nor a hash.
     pub nameless: u64,
     /// Tenants that had to be made, without keys and domains.
@@ -87,6 +90,8 @@ struct Latest {
     at: Timestamp,
     /// None when it was lifted.
     entry: Option<Restored>,
+    /// The burst that lifted it until somebody decides, and the entry as it was.
+    doubt: Option<(Doubt, Restored)>,
 }
 
 impl Rebuilder {
@@ -95,6 +100,8 @@ impl Rebuilder {
     /// although it has fewer entries than the lake once noted. Takes some 300 octets of memory for an entry.
     pub async fn rebuild(&self, dry: bool, accept: bool) -> Result<Rebuilt, NotRebuilt> {
         self.wishes.drain().await?;
+        // a whole list may have fewer entries than the lake noted last: some were lifted since
+        let was_whole = self.keeping.missing(true).await?.is_none();
         let kept = self.keeping.kept().await?;
         let lost = kept.as_ref().filter(|kept| kept.list_id != self.control.suppression_list_id());
         if let (Some(kept), false) = (lost, dry) {
@@ -114,25 +121,30 @@ impl Rebuilder {
         (done.entries, done.hash) = (totals.entries, totals.digest.to_string());
         done.equal = (done.entries, &done.hash) == (done.lake_entries, &done.lake_hash);
         if !dry {
-            self.settle(totals, accept).await?;
+            self.settle(totals, accept || was_whole).await?;
         }
         done.incomplete = self.suppressions.incomplete().map(|why| why.to_string());
         Ok(done)
     }
 
-    /// The list counts as whole again when it has as much as the lake noted, or an operator takes it as it is.
-    async fn settle(&self, totals: Totals, accept: bool) -> Result<(), NotRebuilt> {
-        self.control.correct_suppression_totals().await?;
-        if let Some(kept) = self.keeping.kept().await? {
-            if totals.entries < kept.totals.entries && !accept {
-                self.suppressions.set_incomplete(Some(format!(
+    /// The list counts as whole again when it has as much as the lake noted, or is `accepted`: it was whole before, or an
+    /// operator takes it as it is. Otherwise its own count stays wrong, so that no later look takes it for whole.
+    async fn settle(&self, totals: Totals, accepted: bool) -> Result<(), NotRebuilt> {
+        let kept = self.keeping.kept().await?;
+        if let Some(kept) = &kept
+            && totals.entries < kept.totals.entries
+            && !accepted
+        {
+            self.suppressions.set_incomplete(Some(format!(
                     "the lake's events give {} suppressions, and the lake noted {} ({}): older events may be past their \
                      retention; import the rest (`sendlake suppression import`), then `sendlake suppression rebuild \
                      --accept`",
                     totals.entries, kept.totals.entries, kept.at
                 )));
-                return Ok(());
-            }
+            return Ok(());
+        }
+        self.control.correct_suppression_totals().await?;
+        if let Some(kept) = kept {
             self.control.go_on_after(kept.totals).await?;
         }
         self.keeping.check(true).await?;
@@ -154,9 +166,14 @@ impl Rebuilder {
                     continue;
                 };
                 // read in order within a day; days overlap where clocks did
-                if latest.get(&key).is_none_or(|before| before.at <= known.at) {
-                    latest.insert(key, known);
-                }
+                let before =
+                    latest.remove(&key).filter(|before| before.at > known.at || known.doubt.is_some());
+                let known = match before {
+                    Some(before) if before.at > known.at => before,
+                    Some(before) => known.of(before),
+                    None => known,
+                };
+                latest.insert(key, known);
             }
         }
         let entries = self.control.entry_hasher();
@@ -217,6 +234,7 @@ impl Rebuilder {
         done: &mut Rebuilt,
     ) -> Result<(), NotRebuilt> {
         let mut wanted: Vec<Restored> = Vec::new();
+        let mut doubts: Vec<RestoredDoubt> = Vec::new();
         for ((tenant, hash, reason), known) in latest {
             match known.entry {
                 Some(entry) => wanted.push(entry),
@@ -225,6 +243,11 @@ impl Rebuilder {
                     done.lifted += u64::from(lifted);
                 }
             }
+            doubts.extend(known.doubt.map(|(doubt, entry)| RestoredDoubt { doubt, at: known.at, entry }));
+        }
+        doubts.sort_by_key(|one| (one.at, one.entry.address_hash));
+        for doubts in doubts.chunks(RESTORED_AT_ONCE) {
+            done.in_doubt += self.control.restore_doubts(doubts, dry).await? as u64;
         }
         // the same order each time, whatever a map makes of it
         wanted.sort_by_key(|one| (one.since, one.address_hash));
@@ -245,6 +268,17 @@ impl Rebuilder {
             }
         }
         Ok(())
+    }
+}
+
+impl Latest {
+    /// In doubt after `before`: the entry is what that one was.
+    fn of(self, before: Latest) -> Self {
+        let doubt = match (self.doubt, before.entry) {
+            (Some((doubt, _)), Some(entry)) => Some((doubt, entry)),
+            (doubt, _) => doubt,
+        };
+        Self { doubt, ..self }
     }
 }
 
@@ -280,7 +314,10 @@ impl Change {
             None => AddressHash::from_hex(detail.address_hash.as_deref()?)?,
         };
         let at = Timestamp(self.at);
-        let entry = (self.event_type == "suppression_added").then(|| Restored {
+        let is_added = self.event_type == "suppression_added";
+        let is_doubted = !is_added && detail.by.as_deref() == Some(DOUBTER);
+        let doubt = detail.note.as_deref().filter(|_| is_doubted).and_then(Doubt::read);
+        let entry = Restored {
             tenant_id: self.tenant_id.clone(),
             address_hash: hash,
             address,
@@ -291,7 +328,19 @@ impl Change {
             actor: detail.by.unwrap_or_else(|| "rebuild".into()),
             note: detail.note,
             event_id: detail.event_id.unwrap_or(self.event_id),
-        });
-        Some(((self.tenant_id, hash, detail.reason), Latest { at, entry }))
+        };
+        let key = (self.tenant_id, hash, detail.reason);
+        let known = match doubt {
+            // who put it on the list, its other event said
+            Some(doubt) => {
+                let entry = Restored { actor: "feedback".into(), note: None, ..entry };
+                Latest { at, entry: None, doubt: Some((doubt, entry)) }
+            }
+            None => Latest { at, entry: is_added.then_some(entry), doubt: None },
+        };
+        Some((key, known))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,11 @@ const P256_PREFIX: [u8; 26] = [
 ];
 /// Mailgun repeats a push for eight hours: "Webhooks", documentation.mailgun.com.
 const MAILGUN_AGE_S_MAX: i64 = 12 * 3_600;
-const MAILGUN_AHEAD_S_MAX: i64 = 300;
+/// SendGrid repeats a push for 24 hours ("Event Webhook", twilio.com/docs/sendgrid), and does not say whether it signs
+/// each anew: twice that, so that no repeat is refused. Events that came before are dropped by their ids anyway.
+const SENDGRID_AGE_S_MAX: i64 = 48 * 3_600;
+/// How far the clock of a sender may be ahead of ours.
+const AHEAD_S_MAX: i64 = 300;
 
 /// Checks basic authentication (RFC 7617) where the webhook has a password.
 pub(super) fn password(webhook: &Webhook, headers: &HeaderMap) -> Result<(), String> {
@@ -49,8 +53,13 @@ fn p256_point(public_key: &str) -> Option<Vec<u8>> {
     (point.len() == 65 && point.first() == Some(&4)).then(|| point.to_vec())
 }
 
-/// Checks ECDSA over the timestamp and the body as it came.
-pub(super) fn sendgrid(webhook: &Webhook, headers: &HeaderMap, body: &[u8]) -> Result<(), String> {
+/// Checks ECDSA over the timestamp and the body as it came, and that it was signed within the time of retries.
+pub(super) fn sendgrid(
+    webhook: &Webhook,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), String> {
     // without a key the address alone is the proof
     let Some(public_key) = webhook.settings.public_key.as_deref() else { return Ok(()) };
     let point = p256_point(public_key).ok_or("the webhook's verification key is none")?;
@@ -61,7 +70,13 @@ pub(super) fn sendgrid(webhook: &Webhook, headers: &HeaderMap, body: &[u8]) -> R
     let signature = STANDARD.decode(signature.trim()).map_err(|_| "its signature is not base64")?;
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &point)
         .verify(&[timestamp.as_bytes(), body].concat(), &signature)
-        .map_err(|_| "its signature does not fit the webhook's verification key".to_owned())
+        .map_err(|_| "its signature does not fit the webhook's verification key".to_owned())?;
+    let at: i64 = timestamp.trim().parse().map_err(|_| "its timestamp is no number")?;
+    let age_s = now.as_secs().saturating_sub(at);
+    if !(-AHEAD_S_MAX..=SENDGRID_AGE_S_MAX).contains(&age_s) {
+        return Err(format!("it was signed {age_s} seconds ago; pushes are taken for {SENDGRID_AGE_S_MAX}"));
+    }
+    Ok(())
 }
 
 /// By what a push of Mailgun is remembered: its token, and the token with what came under it.
@@ -91,7 +106,7 @@ pub(super) fn mailgun(webhook: &Webhook, body: &[u8], now: Timestamp) -> Result<
         .map_err(|_| "its signature does not fit the webhook's signing key")?;
     let at: i64 = timestamp.parse().map_err(|_| "its timestamp is no number")?;
     let age_s = now.as_secs().saturating_sub(at);
-    if !(-MAILGUN_AHEAD_S_MAX..=MAILGUN_AGE_S_MAX).contains(&age_s) {
+    if !(-AHEAD_S_MAX..=MAILGUN_AGE_S_MAX).contains(&age_s) {
         return Err(format!("it was signed {age_s} seconds ago; pushes are taken for {MAILGUN_AGE_S_MAX}"));
     }
     let hash = |parts: &[&[u8]]| digest(&SHA256, &parts.concat()).as_ref().to_vec();

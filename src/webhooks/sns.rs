@@ -2,7 +2,8 @@
 //! signatures of Amazon SNS messages" of the SNS developer guide (docs.aws.amazon.com/sns/latest/dg).
 //!
 //! Whoever has the address can send anything. So nothing but hosts of SNS is ever asked for anything, by HTTPS, without
-//! following redirects, and no message counts whose certificate did not come from there.
+//! following redirects, and no message counts whose certificate did not come from there, is not valid now, is not in
+//! the name of SNS or has an issuer beside it that no public root vouches for; nor one that is older than SNS tries.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,12 +15,22 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use rustls::pki_types::{
-    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, ServerName, SignatureVerificationAlgorithm,
+    TrustAnchor, UnixTime, alg_id,
 };
+use sendlake_control::clock::Timestamp;
 use serde::Deserialize;
 use url::{Host, Url};
 
 const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
+/// Certificates of one file: its own, and who issued it.
+const CHAIN_MAX: usize = 8;
+/// SNS gives a message up after an hour: "Amazon SNS message delivery retries", the same guide.
+const AGE_S_MAX: i64 = 3_600;
+/// Clocks differ.
+const AHEAD_S_MAX: i64 = 300;
+/// In whose name the certificates are; one of the region's host would do as well.
+const NAMES: [&str; 2] = ["sns.amazonaws.com", "sns.amazonaws.com.cn"];
 /// SNS has a handful of certificates at a time.
 const CERTIFICATES_MAX: usize = 64;
 const ASK_MAX: Duration = Duration::from_secs(10);
@@ -33,6 +44,10 @@ pub enum Refused {
     Address(String),
     #[error("its signature does not fit what it says")]
     Signature,
+    #[error("its certificate does not count: {0}")]
+    Certificate(String),
+    #[error("it was published {age_s} seconds ago; messages are taken for {AGE_S_MAX}")]
+    Age { age_s: i64 },
     /// It may count later.
     #[error("SNS cannot be asked: {0}")]
     Unavailable(String),
@@ -110,25 +125,29 @@ pub trait Sns: Send + Sync {
 /// Certificates of SNS, kept once they were asked for.
 pub struct Certificates {
     sns: Arc<dyn Sns>,
-    known: Mutex<HashMap<Url, Arc<[u8]>>>,
+    roots: Vec<TrustAnchor<'static>>,
+    known: Mutex<HashMap<Url, Arc<[CertificateDer<'static>]>>>,
 }
 
 impl Certificates {
-    pub fn new(sns: Arc<dyn Sns>) -> Self {
-        Self { sns, known: Mutex::default() }
+    /// `roots` vouch for who issues certificates; [`public_roots`] for the real SNS.
+    pub fn new(sns: Arc<dyn Sns>, roots: Vec<TrustAnchor<'static>>) -> Self {
+        Self { sns, roots, known: Mutex::default() }
     }
 
-    /// Checks that SNS has signed what the message says.
-    pub async fn verify(&self, message: &Message) -> Result<(), Refused> {
+    /// Checks that SNS has signed what the message says, and lately.
+    pub async fn verify(&self, message: &Message, now: Timestamp) -> Result<(), Refused> {
         let url = address(&message.signing_cert_url)?;
         if !url.path().ends_with(".pem") || url.query().is_some() {
             return Err(Refused::Address(message.signing_cert_url.clone()));
         }
         let signature = STANDARD.decode(message.signature.trim()).map_err(|_| Refused::Signature)?;
-        let certificate = self.certificate(&url).await?;
-        let certificate = CertificateDer::from(certificate.to_vec());
-        let certificate = webpki::EndEntityCert::try_from(&certificate)
+        let chain = self.chain(&url).await?;
+        let (own, issuers) =
+            chain.split_first().ok_or_else(|| Refused::Form("it has no certificate".into()))?;
+        let certificate = webpki::EndEntityCert::try_from(own)
             .map_err(|error| Refused::Form(format!("its certificate cannot be read: {error}")))?;
+        self.vouched_for(&certificate, issuers, url.host_str().unwrap_or_default(), now)?;
         let algorithm: &dyn SignatureVerificationAlgorithm = match message.signature_version.as_str() {
             "1" => &Sha1WithRsa,
             "2" => webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256,
@@ -136,7 +155,42 @@ impl Certificates {
         };
         certificate
             .verify_signature(algorithm, message.signed().as_bytes(), &signature)
-            .map_err(|_| Refused::Signature)
+            .map_err(|_| Refused::Signature)?;
+        // not before: a time that nobody signed says nothing
+        let at = Timestamp::parse(&message.timestamp)
+            .ok_or_else(|| Refused::Form(format!("its Timestamp is {:?}", message.timestamp)))?;
+        let age_s = now.as_secs().saturating_sub(at.as_secs());
+        if (-AHEAD_S_MAX..=AGE_S_MAX).contains(&age_s) { Ok(()) } else { Err(Refused::Age { age_s }) }
+    }
+
+    /// Whether a certificate is valid now, in the name of SNS, and issued by somebody whom a root vouches for. A file
+    /// without its issuers cannot show the last; then it counts since the host gave it, by HTTPS under a certificate of its
+    /// own that a public root does vouch for.
+    fn vouched_for(
+        &self,
+        certificate: &webpki::EndEntityCert<'_>,
+        issuers: &[CertificateDer<'_>],
+        host: &str,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_secs()).unwrap_or(0)));
+        let usage = webpki::KeyUsage::server_auth();
+        let algorithms = webpki::ALL_VERIFICATION_ALGS;
+        let chained = certificate.verify_for_usage(algorithms, &self.roots, issuers, time, usage, None, None);
+        match chained {
+            Ok(_) => {}
+            Err(webpki::Error::UnknownIssuer) if issuers.is_empty() => {}
+            Err(error) => return Err(Refused::Certificate(error.to_string())),
+        }
+        let is_named = |name: &str| {
+            ServerName::try_from(name)
+                .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+        };
+        if NAMES.iter().any(|name| is_named(name)) || is_named(host) {
+            Ok(())
+        } else {
+            Err(Refused::Certificate("it is in another name than SNS's".into()))
+        }
     }
 
     /// Confirms a subscription whose message was verified.
@@ -150,20 +204,21 @@ impl Certificates {
         self.sns.get(&url, CERTIFICATE_BYTES_MAX).await.map(drop).map_err(Refused::Unavailable)
     }
 
-    async fn certificate(&self, url: &Url) -> Result<Arc<[u8]>, Refused> {
+    async fn chain(&self, url: &Url) -> Result<Arc<[CertificateDer<'static>]>, Refused> {
         if let Some(known) = self.known.lock().get(url) {
             return Ok(Arc::clone(known));
         }
         let pem = self.sns.get(url, CERTIFICATE_BYTES_MAX).await.map_err(Refused::Unavailable)?;
-        let der: Arc<[u8]> = der_in(&pem)
-            .ok_or_else(|| Refused::Form("there is no certificate at its address".into()))?
-            .into();
+        let chain: Arc<[CertificateDer<'static>]> = chain_in(&pem).into();
+        if chain.is_empty() {
+            return Err(Refused::Form("there is no certificate at its address".into()));
+        }
         let mut known = self.known.lock();
         if known.len() >= CERTIFICATES_MAX {
             known.clear();
         }
-        known.insert(url.clone(), Arc::clone(&der));
-        Ok(der)
+        known.insert(url.clone(), Arc::clone(&chain));
+        Ok(chain)
     }
 }
 
@@ -186,12 +241,20 @@ fn address(text: &str) -> Result<Url, Refused> {
     if is_region && is_plain { Ok(url) } else { Err(refused()) }
 }
 
-/// The first certificate of a PEM file (RFC 7468).
-fn der_in(pem: &[u8]) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(pem).ok()?;
-    let (_, rest) = text.split_once("-----BEGIN CERTIFICATE-----")?;
-    let (inner, _) = rest.split_once("-----END CERTIFICATE-----")?;
-    STANDARD.decode(inner.split_whitespace().collect::<String>()).ok()
+/// The roots that browsers trust.
+pub fn public_roots() -> Vec<TrustAnchor<'static>> {
+    webpki_roots::TLS_SERVER_ROOTS.to_vec()
+}
+
+/// The certificates of a PEM file (RFC 7468), as many as a chain may have.
+fn chain_in(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    let text = String::from_utf8_lossy(pem);
+    let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1).take(CHAIN_MAX);
+    let inner = blocks.filter_map(|block| block.split_once("-----END CERTIFICATE-----"));
+    inner
+        .filter_map(|(inner, _)| STANDARD.decode(inner.split_whitespace().collect::<String>()).ok())
+        .map(CertificateDer::from)
+        .collect()
 }
 
 /// SignatureVersion 1. webpki has no algorithm with SHA-1, and rightly so.

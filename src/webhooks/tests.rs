@@ -5,8 +5,8 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
-use sendlake_control::clock::Timestamp;
-use sendlake_control::id::TenantId;
+use sendlake_control::clock::{ManualClock, Timestamp};
+use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::webhook::{Webhook, WebhookSettings};
 use sendlake_ingest::event::{Event, EventType};
 use serde_json::json;
@@ -14,7 +14,7 @@ use tower::ServiceExt;
 
 use super::Webhooks;
 use super::signed::{self, is_verification_key};
-use super::sns::tests::{StandIn, messages};
+use super::sns::tests::{NOW as PUBLISHED, StandIn, messages, roots};
 use super::sns::{Certificates, Sns};
 use crate::config::Config;
 use crate::node::Node;
@@ -38,11 +38,15 @@ const SIGNATURE: &str =
 const BODY: &str = "[{\"email\":\"hello@world.com\",\"event\":\"dropped\",\"reason\":\"Bounced Address\",\"sg_event_id\":\"ZHJvcC0xMDk5NDkxOS1MUnpYbF9OSFN0T0doUTRrb2ZTbV9BLTA\",\"sg_message_id\":\"LRzXl_NHStOGhQ4kofSm_A.filterdrecv-p3mdw1-756b745b58-kmzbl-18-5F5FC76C-9.0\",\"smtp-id\":\"<LRzXl_NHStOGhQ4kofSm_A@ismtpd0039p1iad1.sendgrid.net>\",\"timestamp\":1600112492}]\r\n";
 
 fn sendgrid(signature: &str, timestamp: &str, body: &str) -> Result<(), String> {
+    sendgrid_at(signature, timestamp, body, Timestamp::from_secs(1_600_112_502))
+}
+
+fn sendgrid_at(signature: &str, timestamp: &str, body: &str, now: Timestamp) -> Result<(), String> {
     let settings = WebhookSettings { public_key: Some(PUBLIC_KEY.into()), ..WebhookSettings::default() };
     let mut headers = HeaderMap::new();
     headers.insert("X-Twilio-Email-Event-Webhook-Signature", HeaderValue::from_str(signature).unwrap());
     headers.insert("X-Twilio-Email-Event-Webhook-Timestamp", HeaderValue::from_str(timestamp).unwrap());
-    signed::sendgrid(&webhook("sendgrid", settings), &headers, body.as_bytes())
+    signed::sendgrid(&webhook("sendgrid", settings), &headers, body.as_bytes(), now)
 }
 
 #[test]
@@ -53,8 +57,14 @@ fn what_sendgrid_signed_counts_and_nothing_else() {
     assert!(sendgrid("AAAA", "1600112502", BODY).is_err());
     assert!(sendgrid("not base64", "1600112502", BODY).is_err());
     let settings = WebhookSettings { public_key: Some(PUBLIC_KEY.into()), ..WebhookSettings::default() };
-    let unsigned = signed::sendgrid(&webhook("sendgrid", settings), &HeaderMap::new(), BODY.as_bytes());
+    let unsigned = signed::sendgrid(&webhook("sendgrid", settings), &HeaderMap::new(), BODY.as_bytes(), NOW);
     assert!(unsigned.unwrap_err().contains("not signed"));
+    for (hours, is_taken) in [(47, true), (49, false), (-1, false)] {
+        let now = Timestamp::from_secs(1_600_112_502 + hours * 3_600);
+        let taken = sendgrid_at(SIGNATURE, "1600112502", BODY, now);
+        assert_eq!(taken.is_ok(), is_taken, "{hours}: {taken:?}");
+        assert!(is_taken || taken.unwrap_err().contains("seconds ago"));
+    }
 }
 
 #[test]
@@ -143,8 +153,8 @@ impl Ses {
         let routes = super::routes(Arc::new(Webhooks {
             control: node.control.clone(),
             hearing: node.hearing.clone(),
-            certificates: Certificates::new(Arc::clone(&sns) as Arc<dyn Sns>),
-            ids: node.ids.clone(),
+            certificates: Certificates::new(Arc::clone(&sns) as Arc<dyn Sns>, roots()),
+            ids: Ids { clock: Arc::new(ManualClock::new(PUBLISHED)), ..node.ids.clone() },
         }));
         let path = format!("/v1/webhooks/ses/{}", made.token);
         Self { _dir: dir, node, sns, routes, path }
@@ -189,4 +199,29 @@ async fn a_topic_of_somebody_else_is_neither_believed_nor_confirmed() {
         assert_eq!(ses.push(message.to_string()).await, StatusCode::FORBIDDEN);
     }
     assert!(ses.sns.asked.lock().is_empty() && ses.logged().is_empty());
+}
+
+#[tokio::test]
+async fn a_push_that_ends_too_early_is_asked_for_again() {
+    let ses = Ses::new("arn:aws:sns:us-west-2:123456789012:feedback").await;
+    let acme = TenantId::new("acme").unwrap();
+    let made =
+        ses.node.control.add_webhook("cli", &acme, "sendgrid", &WebhookSettings::default()).await.unwrap();
+    let path = format!("/v1/webhooks/sendgrid/{}", made.token);
+    let event = |number: u32| {
+        json!({ "event": "bounce", "email": "ann@a.test", "timestamp": 1_600_112_492, "status": "5.1.1",
+            "sg_event_id": format!("e{number}"), "reason": "no such user" })
+        .to_string()
+    };
+    let push = async |body: String| {
+        let request = Request::post(&path).body(Body::from(body)).unwrap();
+        ses.routes.clone().oneshot(request).await.unwrap().status()
+    };
+    let whole = format!("[{},\n{}]", event(1), event(2));
+    for cut in [whole.len() - 1, whole.len() - 9, event(1).len() + 2, 9, 1] {
+        assert_eq!(push(whole[..cut].to_owned()).await, StatusCode::BAD_REQUEST, "{cut}");
+    }
+    assert_eq!(push(whole).await, StatusCode::OK);
+    assert_eq!(ses.logged().len(), 2, "each once");
+    assert_eq!(push("[]".into()).await, StatusCode::OK);
 }

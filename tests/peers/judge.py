@@ -1,8 +1,8 @@
 """Runs the views over a Parquet file of events in DuckDB, unchanged.
 
 usage: judge.py < {"events": PATH, "tables": {name: PATH}, "as_of": [instant, …], "domains": [{…}, …],
-"feedback_loops": [{…}, …], "views": [[name, sql], …]}
-prints {view: [row as an object, …]}; instants are microseconds since the epoch.
+"feedback_loops": [{…}, …], "views": [[name, sql], …], "compared": [name, …]}
+prints {view: [row as an object, …]} for the views to be compared; instants are microseconds since the epoch.
 """
 
 import json
@@ -47,6 +47,7 @@ def main():
     answer = {}
     for name, sql in asked["views"]:
         db.execute(f"CREATE VIEW {name} AS {sql}")
+    for name in asked["compared"]:
         kinds = {row[0]: row[1] for row in db.execute(f"DESCRIBE {name}").fetchall()}
         selected = ", ".join(plain(column, kind) for column, kind in kinds.items())
         rows = db.execute(f"SELECT {selected} FROM {name}").fetchall()

@@ -167,7 +167,8 @@ fn of_aggregate(
     now: Timestamp,
 ) -> Result<ReportRows, NoRows> {
     let policy_domain = report.policy.domain.as_str();
-    let key = key(&["aggregate", &report.org_name, &report.report_id, policy_domain], report.begin_at);
+    let from = origin(submitter, report.org_email.as_deref());
+    let key = key(&["aggregate", &report.org_name, &report.report_id, policy_domain, from], report.begin_at);
     let head = Head {
         report_date: report.begin_at.days(),
         tenant_id: String::new(),
@@ -260,7 +261,8 @@ fn of_failure(
     ];
     let told = told.map(|part| part.unwrap_or_default()).join("\n");
     let report_id = report.report_id.clone().unwrap_or_else(|| key(&["failure", &told], arrived_at));
-    let key = key(&["failure", org_name, &report_id, domain.unwrap_or_default()], arrived_at);
+    let from = origin(submitter, None);
+    let key = key(&["failure", org_name, &report_id, domain.unwrap_or_default(), from], arrived_at);
     let words = |words: &[String]| Some(words.join(",")).filter(|words| !words.is_empty());
     let head = Head {
         report_date: arrived_at.days(),
@@ -308,7 +310,8 @@ fn of_tls(
     domains.sort_unstable();
     domains.dedup();
     let named = domains.join(" ");
-    let key = key(&["tls", &report.org_name, &report.report_id, &named], report.begin_at);
+    let from = origin(submitter, report.contact_info.as_deref());
+    let key = key(&["tls", &report.org_name, &report.report_id, &named, from], report.begin_at);
     let head = Head {
         report_date: report.begin_at.days(),
         tenant_id: String::new(),
@@ -376,8 +379,15 @@ fn owner(header_from: Option<&str>, policy_domain: Option<&str>, whose: Whose<'_
     domain.and_then(whose).unwrap_or_else(TenantId::platform)
 }
 
+/// From where a report came, for its key: who claims another's name must not displace the other's report. A file without its
+/// mail came from where the reporter's contact lies, as most mails do.
+fn origin<'a>(submitter: Option<&'a str>, contact: Option<&'a str>) -> &'a str {
+    let of_contact = || contact.and_then(|contact| contact.rsplit_once('@')).map(|(_, domain)| domain.trim());
+    submitter.or_else(of_contact).unwrap_or_default()
+}
+
 /// Parts are told apart by their length: no two different reports have the same text under the hash.
-fn key(parts: &[&str], begin_at: Timestamp) -> String {
+pub(super) fn key(parts: &[&str], begin_at: Timestamp) -> String {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
@@ -393,8 +403,12 @@ fn finish<C: Serialize>(
     begin_at: Timestamp,
     rows: &[Row<'_, C>],
 ) -> Result<ReportRows, NoRows> {
+    Ok(ReportRows { kind, key, day: begin_at.days(), rows: encoded(kind, rows)? })
+}
+
+/// Rows whose fields have the names of the columns.
+pub(super) fn encoded<R: Serialize>(kind: Kind, rows: &[R]) -> Result<RecordBatch, ArrowError> {
     let mut decoder = ReaderBuilder::new(kind.schema()).with_batch_size(rows.len().max(1)).build_decoder()?;
     decoder.serialize(rows)?;
-    let rows = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(kind.schema()));
-    Ok(ReportRows { kind, key, day: begin_at.days(), rows })
+    Ok(decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(kind.schema())))
 }

@@ -1,4 +1,4 @@
-//! The columns of both tables, how their files are laid out, and what is kept about values.
+//! The columns of the tables, how their files are laid out, and what is kept about values.
 
 use std::sync::{Arc, LazyLock};
 
@@ -19,16 +19,18 @@ pub const KEY_COLUMN: &str = "report_key";
 pub enum Kind {
     Dmarc,
     Tls,
+    Figures,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Dmarc, Kind::Tls];
+    pub const ALL: [Kind; 3] = [Kind::Dmarc, Kind::Tls, Kind::Figures];
 
     /// The table's name, which is its folder below the lake's.
     pub fn table_name(self) -> &'static str {
         match self {
             Kind::Dmarc => "dmarc_records",
             Kind::Tls => "tls_report_records",
+            Kind::Figures => "provider_figures",
         }
     }
 
@@ -41,6 +43,7 @@ impl Kind {
         match self {
             Kind::Dmarc => DMARC_SCHEMA.clone(),
             Kind::Tls => TLS_SCHEMA.clone(),
+            Kind::Figures => FIGURES_SCHEMA.clone(),
         }
     }
 
@@ -50,6 +53,9 @@ impl Kind {
             Kind::Tls => {
                 "What senders report of TLS to a domain's hosts (RFC 8460): sums, and kinds of failure"
             }
+            Kind::Figures => {
+                "What providers say of a domain's or an address's mail (Google Postmaster Tools, SNDS): one row per figure"
+            }
         }
     }
 }
@@ -58,7 +64,7 @@ fn instant() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// What both tables begin with.
+/// What both tables of reports begin with.
 fn head() -> Vec<Field> {
     vec![
         Field::new(PARTITION_COLUMN, DataType::Date32, false),
@@ -157,6 +163,30 @@ static TLS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     with(&order, &numbers, &[])
 });
 
+static FIGURES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let text = |name: &str, is_null: bool| Field::new(name, DataType::Utf8, is_null);
+    let number = |name: &str| Field::new(name, DataType::Float64, true);
+    Arc::new(Schema::new(vec![
+        Field::new(PARTITION_COLUMN, DataType::Date32, false),
+        text("tenant_id", false),
+        text(KEY_COLUMN, false),
+        Field::new("record", DataType::Int32, false),
+        Field::new("recorded_at", instant(), false),
+        text("report_type", false),
+        Field::new("begin_at", instant(), false),
+        Field::new("end_at", instant(), false),
+        text("provider", false),
+        text("identity_kind", false),
+        text("identity", false),
+        text("metric", false),
+        text("label", true),
+        number("value"),
+        number("value_lower"),
+        number("value_upper"),
+        text("text", true),
+    ]))
+});
+
 /// What rows of a file are sorted by.
 pub(super) const SORT_COLUMNS: [&str; 3] = ["tenant_id", KEY_COLUMN, "record"];
 
@@ -172,7 +202,7 @@ pub(super) fn configuration() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The Parquet settings of both tables.
+/// The Parquet settings of all tables.
 pub(super) fn writer_properties() -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("sendlake ", env!("CARGO_PKG_VERSION")).to_owned())

@@ -101,6 +101,15 @@ fn a_row_is_its_domains_owners_and_else_the_installations() {
 }
 
 #[test]
+fn who_reports_in_anothers_name_displaces_nobody() {
+    let text = aggregate("r1", BEGIN, &[("acme.example", 1)]);
+    let reading = Reading::of(text.as_bytes());
+    let by = |submitter| ReportRows::of(&reading.reports[0], submitter, &whose, NOW).unwrap().key;
+    assert_ne!(by(Some("attacker.example")), by(Some("receiver.example")));
+    assert_eq!(by(None), by(Some("receiver.example")), "the file without its mail is the same report");
+}
+
+#[test]
 fn the_same_report_has_the_same_key_in_any_dress() {
     let report = aggregate("r1", BEGIN, &[("acme.example", 1)]);
     let key = rows(&report).key;

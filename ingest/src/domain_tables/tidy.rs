@@ -28,7 +28,7 @@ pub struct Tidied {
 }
 
 impl ReportTables {
-    /// Joins and expires in both tables; `retention_days` of 0 keeps all. What somebody else changes at the same moment is
+    /// Joins and expires in each table; `retention_days` of 0 keeps all. What somebody else changes at the same moment is
     /// left for the next time.
     pub async fn tidy(&self, now: Timestamp, retention_days: u32) -> Result<Tidied, LakeError> {
         let mut done = Tidied::default();

@@ -30,6 +30,8 @@ pub(super) struct Draft<'s> {
     foreign_id: Option<String>,
     /// What tells this record from all others of that sender.
     identity: String,
+    /// Why it is no event after all.
+    bad: Option<String>,
 }
 
 impl<'s> Draft<'s> {
@@ -41,7 +43,7 @@ impl<'s> Draft<'s> {
         let mut detail = Map::new();
         detail.insert("source".into(), setting.source.as_str().into());
         detail.insert("kind".into(), name(kind).into());
-        Self { setting, event, detail, foreign_id: None, identity: String::new() }
+        Self { setting, event, detail, foreign_id: None, identity: String::new(), bad: None }
     }
 
     /// What tells this record from all others of its sender: its own id, or all of its content.
@@ -61,6 +63,9 @@ impl<'s> Draft<'s> {
 
     pub(super) fn recipient(mut self, recipient: Option<&str>) -> Self {
         let recipient = recipient.map(address).filter(|recipient| !recipient.is_empty());
+        if let Some(text) = recipient.as_deref().filter(|text| !is_address(text)) {
+            self.bad = Some(format!("the recipient {text:?} is no address"));
+        }
         self.event.recipient_domain = recipient.as_deref().and_then(domain_of);
         self.event.recipient = recipient;
         self
@@ -142,6 +147,11 @@ impl<'s> Draft<'s> {
 
     /// Fills in what follows from the rest: ids, provider, what the reply means.
     pub(super) fn fact(mut self) -> Fact {
+        // a sender refuses what is no address, and says so
+        let is_refusal = self.event.event_type == EventType::Rejected;
+        if let Some(why) = self.bad.take().filter(|_| !is_refusal) {
+            return Fact::Bad(why);
+        }
         let at = self.event.occurred_at;
         if at < EARLIEST || at > self.setting.now.plus_secs(AHEAD_S_MAX) {
             return Fact::Bad(format!("its time, {at}, is not between 2000 and now"));
@@ -221,6 +231,19 @@ pub(super) fn address(text: &str) -> String {
     };
     let inner = inner.rsplit_once(';').map_or(inner, |(_, after)| after);
     name(inner)
+}
+
+/// Whether a recipient is a local part and a domain. Hosts of one label are taken: logs have them.
+fn is_address(text: &str) -> bool {
+    let is_odd = |c: char| c.is_whitespace() || "<>,;\"()".contains(c);
+    text.rsplit_once('@').is_some_and(|(local, domain)| {
+        // RFC 5321, section 4.1.2: anything goes between quotes
+        let is_quoted = local.len() > 2 && local.starts_with('"') && local.ends_with('"');
+        !local.is_empty()
+            && !domain.is_empty()
+            && !domain.contains(is_odd)
+            && (is_quoted || !local.contains(is_odd))
+    })
 }
 
 /// The domain of an address, in lower case.

@@ -12,20 +12,20 @@ pub const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// One value, or what stands where one should, and the line it begins on (from 1).
 #[derive(Debug, PartialEq)]
-pub(super) struct Record {
-    pub(super) line: u64,
+pub(crate) struct Record {
+    pub(crate) line: u64,
     text: Result<Vec<u8>, String>,
 }
 
 impl Record {
-    pub(super) fn value(&self) -> Result<Value, String> {
+    pub(crate) fn value(&self) -> Result<Value, String> {
         let text = self.text.as_ref().map_err(Clone::clone)?;
         serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))
     }
 }
 
 /// The objects of a stream, in order.
-pub(super) struct Records<R> {
+pub(crate) struct Records<R> {
     input: R,
     /// Line of the next byte.
     line: u64,
@@ -42,7 +42,7 @@ struct Place {
 }
 
 impl<R: BufRead> Records<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, line: 1 }
     }
 
@@ -52,7 +52,7 @@ impl<R: BufRead> Records<R> {
     }
 
     /// The next object; `None` at the end. Fails where the input cannot be read any further.
-    pub(super) fn next(&mut self) -> io::Result<Option<Record>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Record>> {
         loop {
             let Some(byte) = self.peek()? else { return Ok(None) };
             match byte {

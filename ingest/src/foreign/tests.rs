@@ -332,3 +332,22 @@ proptest! {
         prop_assert_eq!(events.len() as u64, tally.mapped);
     }
 }
+
+#[test]
+fn a_recipient_that_is_no_address_is_bad_and_named_by_its_line() {
+    let line = |to: &str| {
+        let record =
+            json!({"event": "delivered", "email": to, "timestamp": 1_795_340_000, "sg_event_id": to});
+        format!("{record}\n")
+    };
+    let log: String =
+        ["ann@a.test", "not-an-address", "@a.test", "ann@", "a b@c.test", "\"a b\"@c.test", "root@mx1"]
+            .map(line)
+            .concat();
+    let (events, tally) = read(setting(Source::Sendgrid), log.as_bytes());
+    let taken: Vec<&str> = events.iter().filter_map(|event| event.recipient.as_deref()).collect();
+    assert_eq!(taken, ["ann@a.test", "\"a b\"@c.test", "root@mx1"]);
+    let bad: Vec<u64> = tally.faults.iter().map(|fault| fault.line).collect();
+    assert_eq!((tally.mapped, tally.bad, bad), (3, 4, vec![2, 3, 4, 5]));
+    assert!(tally.faults[0].why.contains("not-an-address"), "{:?}", tally.faults);
+}

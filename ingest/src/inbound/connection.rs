@@ -38,7 +38,8 @@ pub(super) async fn converse(
     let _ = stream.set_nodelay(true);
     let mut session = Session::new(postmaster, settings, client);
     session.banner();
-    let talk = Talk { client, postmaster, settings, stop };
+    let ends_at = Instant::now() + settings.session;
+    let talk = Talk { client, postmaster, settings, stop, ends_at };
     if talk.on(&mut stream, &mut session).await? == Ended::Closed {
         return Ok(());
     }
@@ -55,6 +56,26 @@ struct Talk<'a> {
     postmaster: &'a dyn Postmaster,
     settings: &'a InboundSettings,
     stop: &'a CancellationToken,
+    /// Nothing new is taken after this.
+    ends_at: Instant,
+}
+
+/// A mail that is being read.
+struct Reading {
+    reader: DataReader,
+    began: Instant,
+    octets: u64,
+}
+
+impl Reading {
+    /// Whether it takes longer than a mail may.
+    fn is_too_slow(&self, settings: &InboundSettings) -> bool {
+        let took = self.began.elapsed();
+        let least = took.as_secs_f64() * f64::from(settings.data_rate_min);
+        #[expect(clippy::cast_precision_loss, reason = "a size, compared with an estimate")]
+        let is_trickling = took > settings.idle && (self.octets as f64) < least;
+        took > settings.data || is_trickling
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -68,34 +89,38 @@ impl Talk<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { client, postmaster, settings, stop } = self;
+        let Self { client, postmaster, settings, stop, ends_at } = self;
         let mut input = Vec::new();
-        let mut reading: Option<(DataReader, Instant)> = None;
+        let mut reading: Option<Reading> = None;
         let mut skipping_line = false;
         loop {
             // everything that was read in full is answered in one write
             let mut next = Next::Command;
             while !matches!(next, Next::Close | Next::StartTls) {
-                if let Some((mut reader, began)) = reading.take() {
-                    let (taken, progress) = reader.take(&input);
+                if let Some(mut mail) = reading.take() {
+                    let (taken, progress) = mail.reader.take(&input);
+                    mail.octets += taken as u64;
                     input.drain(..taken);
                     next = match progress {
-                        DataProgress::Reading if began.elapsed() > settings.data => {
+                        DataProgress::Reading if mail.is_too_slow(settings) => {
                             session.timed_out();
                             Next::Close
                         }
                         DataProgress::Reading => {
-                            reading = Some((reader, began));
+                            reading = Some(mail);
                             break;
                         }
                         DataProgress::Broken(DataFault::BareLineEnd) => session.bare_line_end(),
-                        DataProgress::Broken(DataFault::TooBig) => session.too_big(),
+                        DataProgress::Broken(DataFault::TooBig) => {
+                            postmaster.too_large(&session.take_envelope().recipients).await;
+                            session.too_big()
+                        }
                         DataProgress::Done => {
                             let envelope = session.take_envelope();
                             let mail = InboundMail {
                                 reverse_path: envelope.reverse_path,
                                 recipients: envelope.recipients,
-                                data: reader.into_data(),
+                                data: mail.reader.into_data(),
                                 client: Some(client.address),
                             };
                             let reply = postmaster.message(mail).await;
@@ -118,7 +143,11 @@ impl Talk<'_> {
                     session.line(&line)
                 };
                 if next == Next::Data {
-                    reading = Some((DataReader::new(settings.message_bytes_max), Instant::now()));
+                    reading = Some(Reading {
+                        reader: DataReader::new(settings.message_bytes_max),
+                        began: Instant::now(),
+                        octets: 0,
+                    });
                     next = Next::Command;
                 }
             }
@@ -134,19 +163,27 @@ impl Talk<'_> {
                 session.stopping();
                 next = Next::Close;
             }
+            let left = ends_at.saturating_duration_since(Instant::now());
+            if next != Next::Close && left.is_zero() && reading.is_none() {
+                session.lasted_too_long();
+                next = Next::Close;
+            }
             send(stream, &session.take_replies(), settings.idle).await?;
             if next == Next::Close {
                 return close(stream).await.map(|()| Ended::Closed);
             }
             let mut chunk = [0; READ_AT_ONCE];
+            let wait = if reading.is_none() { settings.idle.min(left) } else { settings.idle };
             let read = tokio::select! {
-                read = timeout(settings.idle, stream.read(&mut chunk)) => read,
+                read = timeout(wait, stream.read(&mut chunk)) => read,
                 () = stop.cancelled(), if reading.is_none() => continue,
             };
             match read {
                 Ok(Ok(0)) => return Ok(Ended::Closed),
                 Ok(Ok(octets)) => input.extend_from_slice(chunk.get(..octets).unwrap_or_default()),
                 Ok(Err(error)) => return Err(error),
+                // the turn above says why
+                Err(_) if wait < settings.idle => {}
                 Err(_) => {
                     session.timed_out();
                     send(stream, &session.take_replies(), settings.idle).await?;

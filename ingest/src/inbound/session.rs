@@ -141,6 +141,13 @@ impl<'a> Session<'a> {
         self.say(&Reply::new(421, "4.4.2 waited too long"));
     }
 
+    pub fn lasted_too_long(&mut self) {
+        self.say(&Reply::new(
+            421,
+            "4.4.2 this connection has been open for too long; come back with another one",
+        ));
+    }
+
     pub fn stopping(&mut self) {
         self.say(&Reply::new(421, "4.3.2 the server is stopping; come back later"));
     }

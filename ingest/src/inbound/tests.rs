@@ -10,7 +10,7 @@ use super::*;
 
 /// Takes mail for `known@…`, fails for mail that says so.
 #[derive(Default)]
-struct Fake(Mutex<Vec<InboundMail>>);
+struct Fake(Mutex<Vec<InboundMail>>, Mutex<Vec<String>>);
 
 #[async_trait]
 impl Postmaster for Fake {
@@ -27,6 +27,10 @@ impl Postmaster for Fake {
         }
         self.0.lock().unwrap().push(mail);
         Reply::new(250, "2.0.0 taken")
+    }
+
+    async fn too_large(&self, recipients: &[String]) {
+        self.1.lock().unwrap().extend_from_slice(recipients);
     }
 }
 
@@ -225,6 +229,7 @@ async fn smuggled_line_ends_and_oversized_mail_are_refused() {
     let long = format!("NOOP {}\r\nQUIT\r\n", "x".repeat(9_000));
     assert_eq!(server.talk(&long).await, ["220", "500", "221"]);
     assert!(server.fake.0.lock().unwrap().is_empty());
+    assert_eq!(*server.fake.1.lock().unwrap(), ["known@a.test"], "whose mail was too large is told");
 }
 
 #[tokio::test]
@@ -242,4 +247,36 @@ async fn the_slow_the_many_and_the_stubborn_are_sent_away() {
     let codes = server.talk(&"BOGUS\r\n".repeat(30)).await;
     assert_eq!(codes.last().unwrap(), "421");
     server.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_client_that_trickles_does_not_hold_its_place() {
+    let settings = || InboundSettings { idle: Duration::from_millis(200), ..small() };
+    let trickled = async |settings: InboundSettings, begins: &str| {
+        let server = Server::start(settings).await;
+        let stream = TcpStream::connect(server.addr).await.unwrap();
+        let (mut from, mut to) = stream.into_split();
+        to.write_all(begins.as_bytes()).await.unwrap();
+        let trickle = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if to.write_all(b"x").await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let mut heard = Vec::new();
+        tokio::select! {
+            () = trickle => unreachable!(),
+            read = tokio::time::timeout(Duration::from_secs(10), from.read_to_end(&mut heard)) => drop(read.unwrap()),
+        }
+        String::from_utf8(heard).unwrap()
+    };
+    let heard =
+        trickled(InboundSettings { session: Duration::from_millis(600), ..settings() }, "EHLO x\r\nNOO")
+            .await;
+    assert!(heard.contains("421 4.4.2 this connection"), "{heard}");
+    let data = "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<known@a.test>\r\nDATA\r\n";
+    let heard = trickled(settings(), data).await;
+    assert!(heard.contains("421 4.4.2 waited too long"), "{heard}");
 }

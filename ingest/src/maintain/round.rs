@@ -158,7 +158,8 @@ impl Maintainer {
         }
         let first_day = day_text(lease.now().plus_secs(-days.saturating_mul(86_400)));
         let readers = self.readers().await?;
-        let expired = self.events.expire(lease, &first_day, &readers, dry_run).await?;
+        let expired =
+            self.events.expire(lease, &first_day, &readers, &self.settings.rewrite, dry_run).await?;
         Ok(expired.into_iter().map(step_of).collect())
     }
 
@@ -288,15 +289,22 @@ fn to_be_joined(job: Job) -> Step {
 fn step_of(expired: Expired) -> Step {
     let table = EventsTable::NAME.to_owned();
     match expired {
-        Expired::Gone { day, files, bytes, rows, version } => Step {
-            step: "expired",
-            table,
-            day: Some(day),
-            files: files as u64,
-            bytes,
-            rows: Some(rows),
-            detail: version.map_or_else(|| "to go".to_owned(), |version| format!("version {version}")),
-        },
+        Expired::Gone { day, files, bytes, rows, kept, version } => {
+            let mut detail =
+                version.map_or_else(|| "to go".to_owned(), |version| format!("version {version}"));
+            if kept > 0 {
+                detail.push_str(&format!(", {} of suppressions stay", counted(kept, "change")));
+            }
+            Step {
+                step: "expired",
+                table,
+                day: Some(day),
+                files: files as u64,
+                bytes,
+                rows: Some(rows),
+                detail,
+            }
+        }
         Expired::AwaitedBy { day, reader, incarnation, lsn } => Step {
             step: "left",
             table,

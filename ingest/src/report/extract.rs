@@ -2,6 +2,8 @@
 
 mod transcript;
 
+use sendlake_sql::rules::{Ruleset, Said, UNCLASSIFIED};
+
 use super::fields::{self, Recipient};
 use super::mail::Mail;
 use super::{DsnAction, RECIPIENTS_MAX, RecipientStatus, ReportError, said};
@@ -16,7 +18,8 @@ pub fn from_fields(mail: &Mail, blocks: &str) -> Result<Vec<RecipientStatus>, Re
     let single = status.recipients.len() == 1;
     let entries = status.recipients.iter().map(|recipient| {
         let about = address(recipient).map(|address| paragraph(words, address, &named));
-        let about = about.filter(|text| said::is_informative(text));
+        let about = about.map(|text| said::above_footer(&text).to_owned());
+        let about = about.filter(|text| said::is_informative(text) && !said::is_placeholder(text));
         let from_transcript = transcript.of(address(recipient));
         let (text, diagnosed) =
             words_of(recipient, about.as_deref(), from_transcript.as_ref(), words, single);
@@ -31,6 +34,10 @@ pub fn from_fields(mail: &Mail, blocks: &str) -> Result<Vec<RecipientStatus>, Re
         RecipientStatus {
             action: recipient.action.unwrap_or_default(),
             recipient: address(recipient).map(str::to_owned),
+            original_recipient: recipient
+                .original_recipient
+                .clone()
+                .filter(|original| address(recipient) != Some(original)),
             status: better_status(quoted, told, diagnosed),
             reply_code: code,
             smtp_command: command.map(str::to_owned),
@@ -54,8 +61,12 @@ pub fn from_words(mail: &Mail) -> Result<Vec<RecipientStatus>, ReportError> {
     let mut entries: Vec<RecipientStatus> = Vec::new();
     for address in &named {
         let line = transcript.of(Some(address));
-        let about = paragraph(&mail.words, address, &named);
-        let about = if mail.is_from_a_list() { mail.words.clone() } else { or_routine(about, &mail.words) };
+        let about = telling_paragraph(&mail.words, address, &named);
+        let about = if mail.is_from_a_list() {
+            mail.words.clone()
+        } else {
+            or_at_large(or_routine(about, &mail.words), mail, &named)
+        };
         let line = line.filter(|line| said::is_informative(&line.text));
         let command = match &line {
             Some(line) if line.in_session => line.command,
@@ -70,7 +81,8 @@ pub fn from_words(mail: &Mail) -> Result<Vec<RecipientStatus>, ReportError> {
         let command = line.as_ref().and_then(|line| line.command).or_else(|| said::command_in(&mail.words));
         let text = line.map(|line| line.text).filter(|text| said::is_informative(text));
         let recipient = mail.original.to.first().cloned();
-        entries.push(entry(mail, recipient, text.as_deref().unwrap_or(&mail.words), command));
+        let text = text.as_deref().unwrap_or(&mail.words);
+        entries.push(entry(mail, recipient, said::from_reply(text), command));
     }
     Ok(entries)
 }
@@ -81,6 +93,7 @@ fn entry(mail: &Mail, recipient: Option<String>, text: &str, command: Option<&st
     RecipientStatus {
         action: if is_delay(mail) { DsnAction::Delayed } else { DsnAction::Failed },
         recipient,
+        original_recipient: None,
         status,
         reply_code,
         smtp_command: command.map(str::to_owned),
@@ -109,12 +122,13 @@ fn is_delay(mail: &Mail) -> bool {
         .any(|phrase| words.contains(phrase))
 }
 
+/// The final recipient, unless only the original one is an address of the Internet.
 fn address(recipient: &Recipient) -> Option<&str> {
-    [&recipient.final_recipient, &recipient.original_recipient]
-        .into_iter()
-        .flatten()
-        .map(String::as_str)
-        .find(|address| !address.is_empty())
+    let told = || {
+        let told = [&recipient.final_recipient, &recipient.original_recipient];
+        told.into_iter().flatten().map(String::as_str).filter(|address| !address.is_empty())
+    };
+    told().find(|address| address.contains('@')).or_else(|| told().next())
 }
 
 /// What was said about a recipient, and whether it is the report's own diagnosis.
@@ -126,7 +140,7 @@ fn words_of(
     single: bool,
 ) -> (String, bool) {
     let diagnosis = recipient.diagnostic.as_ref().map(|(_, text)| said::tidy(text));
-    let diagnosis = diagnosis.filter(|text| said::is_informative(text));
+    let diagnosis = diagnosis.filter(|text| said::is_informative(text) && !said::is_placeholder(text));
     let line = line.map(|line| said::tidy(&line.text)).filter(|text| said::is_informative(text));
     if let Some(diagnosis) = diagnosis {
         // sendmail tells the first line of a reply only; its transcript has them all
@@ -138,16 +152,17 @@ fn words_of(
     if let Some(line) = line {
         return (line, true);
     }
+    // words at large are about anything; a status that says something does better alone
+    let status = recipient.status.as_deref().and_then(sendlake_sql::rules::status_in);
+    let says_enough = status.is_some_and(|status| !status.ends_with(".0") && !status.starts_with('2'));
     if let Some(about) = about {
-        return (said::tidy(about), false);
+        let at_large = single && !says_enough && !tells_why(about) && tells_why(words);
+        return (said::tidy(if at_large { words } else { about }), false);
     }
     let comment = recipient.status.as_deref().and_then(|status| status.split_once('('));
     if let Some((_, comment)) = comment.filter(|(_, comment)| said::is_informative(comment)) {
         return (said::tidy(comment.trim_end_matches(')')), false);
     }
-    // words at large are about anything; a status that says something does better alone
-    let status = recipient.status.as_deref().and_then(sendlake_sql::rules::status_in);
-    let says_enough = status.is_some_and(|status| !status.ends_with(".0") && !status.starts_with('2'));
     (if single && !says_enough { said::tidy(words) } else { String::new() }, false)
 }
 
@@ -172,9 +187,16 @@ fn recipients_in(mail: &Mail, transcript: &Transcript) -> Vec<String> {
     };
     let mut at_front: Vec<String> = Vec::new();
     let mut elsewhere: Vec<String> = Vec::new();
+    let mut names_the_sender = false;
     for line in mail.words.lines() {
         let addresses = said::addresses_in(line);
-        let Some(first) = addresses.first() else { continue };
+        let Some(first) = addresses.first() else {
+            names_the_sender = line.trim_end().to_lowercase().ends_with("sent by");
+            continue;
+        };
+        if std::mem::take(&mut names_the_sender) {
+            continue;
+        }
         let list = if begins_with(line, first) { &mut at_front } else { &mut elsewhere };
         for address in addresses.iter().take(if begins_with(line, first) { 1 } else { usize::MAX }) {
             if !own(address) && !list.iter().any(|known| known.eq_ignore_ascii_case(address)) {
@@ -212,6 +234,25 @@ fn begins_with(line: &str, address: &str) -> bool {
     )
 }
 
+/// The first part that speaks of an address and says something that the rules know, else the first one. An address may
+/// be named in a list, and again where its fate is told.
+fn telling_paragraph(words: &str, address: &str, named: &[&str]) -> String {
+    let lower = address.to_lowercase();
+    let first = paragraph(words, address, named);
+    let mut rest = words;
+    for _ in 0..4 {
+        let line = rest.split_inclusive('\n').position(|line| line.to_lowercase().contains(&lower));
+        let Some(line) = line else { break };
+        let about = paragraph(rest, address, named);
+        if tells_why(&about) {
+            return about;
+        }
+        let passed: usize = rest.split_inclusive('\n').take(line + 1).map(str::len).sum();
+        rest = rest.get(passed..).unwrap_or_default();
+    }
+    first
+}
+
 /// The part of the words that speaks of one of `named`: from the line that names it to the end of its paragraph, or
 /// of the next one where its own says nothing; where it stands amid a sentence, to the end of the words.
 fn paragraph(words: &str, address: &str, named: &[&str]) -> String {
@@ -241,7 +282,7 @@ fn paragraph(words: &str, address: &str, named: &[&str]) -> String {
 }
 
 /// What a server says in every report, whatever happened.
-const ROUTINE: [&str; 7] = [
+const ROUTINE: [&str; 8] = [
     "i'm not going to try again; this message has been in the queue too long.",
     "i've given up. sorry it didn't work out.",
     "giving up on ",
@@ -249,11 +290,39 @@ const ROUTINE: [&str; 7] = [
     "this is a permanent error",
     "no further delivery attempts will be made",
     "message will be retried for ",
+    "remote system: ",
 ];
 
 fn is_routine(line: &str) -> bool {
     let line = line.trim().to_lowercase();
     ROUTINE.iter().any(|routine| line.starts_with(routine))
+}
+
+/// Whether a text quotes a reply, or says something that the rules know.
+fn tells_why(text: &str) -> bool {
+    let said = Said { text, ..Said::default() };
+    said::codes_in(text).0.is_some()
+        || (said::is_informative(text) && Ruleset::current().classify(&said).rule != UNCLASSIFIED)
+}
+
+/// The part about a recipient, unless it says nothing that the rules know: then what stands above the first recipient,
+/// and for a single one all words.
+fn or_at_large(about: String, mail: &Mail, named: &[&str]) -> String {
+    if tells_why(&about) {
+        return about;
+    }
+    let names_one = |line: &&str| {
+        let line = line.to_lowercase();
+        named.iter().any(|address| line.contains(&address.to_lowercase()))
+    };
+    let above = mail.words.lines().take_while(|line| !names_one(line));
+    let above: Vec<&str> = above.filter(|line| !is_routine(line)).collect();
+    let above = above.join("\n");
+    match named.len() {
+        _ if tells_why(&above) => above,
+        1 if tells_why(&mail.words) => mail.words.clone(),
+        _ => about,
+    }
 }
 
 /// The part without routine; where there is nothing else, routine is what happened.

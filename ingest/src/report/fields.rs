@@ -73,6 +73,13 @@ pub fn delivery_status(text: &str) -> Result<Status, ReportError> {
             "status" => group.status = Some(value.to_owned()).filter(|value| !value.is_empty()),
             "remote-mta" => group.remote_mta = Some(typed(value).1).filter(|name| !name.is_empty()),
             "diagnostic-code" => group.diagnostic = Some(typed(value)),
+            // Exchange 2007: `< #5.1.1 smtp;550 5.1.1 …>`
+            "x-supplementary-info" if group.diagnostic.is_none() => {
+                group.diagnostic = value
+                    .trim_matches(['<', '>', ' '])
+                    .split_once("smtp;")
+                    .map(|(_, said)| ("smtp".to_owned(), said.trim().to_owned()));
+            }
             _ => {}
         }
     }

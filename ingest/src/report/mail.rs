@@ -4,13 +4,17 @@
 use mail_parser::decoders::html::html_to_text;
 use mail_parser::{Header, HeaderName, HeaderValue, Message, MessageParser, MimeHeaders, PartType};
 
-use super::{OriginalFields, ReportError, said};
+use super::{OriginalFields, ReportError, charset, said};
 
 /// Most bytes kept of the words, and of each block.
 const WORDS_BYTES_MAX: usize = 128 << 10;
 const BLOCK_BYTES_MAX: usize = 4 << 20;
 /// Reports within reports that are looked into: gateways forward them.
 const DEPTH_MAX: usize = 3;
+/// Messages within one mail, and feedback reports, that are kept.
+const ORIGINALS_MAX: usize = 16;
+/// Where Microsoft names who complained.
+const COMPLAINED_BY: &str = "x-hmxmroriginalrecipient";
 
 /// What a report may be read from.
 #[derive(Debug, Default)]
@@ -33,10 +37,15 @@ pub struct Mail {
     pub words: String,
     /// message/delivery-status, or what looks like it.
     pub statuses: Vec<String>,
-    /// message/feedback-report.
-    pub feedback: Option<String>,
+    /// message/feedback-report, of this mail or of one that it forwards.
+    pub feedback: Vec<String>,
     pub has_original: bool,
+    /// The last message that came with it.
     pub original: OriginalFields,
+    /// All of them, as far as they say anything.
+    pub originals: Vec<OriginalFields>,
+    /// A report that the mail carries as an attachment.
+    attached: Option<Box<Self>>,
 }
 
 impl Mail {
@@ -62,14 +71,28 @@ impl Mail {
         let mut mail = Self::default();
         mail.take_headers(&message);
         let mut text = String::new();
-        mail.take_parts(&message, &mut text);
-        if text.trim().is_empty() && mail.statuses.is_empty() {
+        mail.take_parts(&message, &mut text, depth);
+        let is_complaint =
+            !mail.feedback.is_empty() || mail.originals.iter().any(|one| one.complained_by.is_some());
+        if text.trim().is_empty() && mail.statuses.is_empty() && !is_complaint {
             // a multipart without parts: take the body as it lies there
             let offset = usize::try_from(message.root_part().offset_body).unwrap_or_default();
             push(&mut text, &String::from_utf8_lossy(bytes.get(offset..).unwrap_or_default()));
         }
         mail.take_text(&text, depth);
-        Ok(mail)
+        Ok(mail.or_attached())
+    }
+
+    /// A mail that quotes no refusal itself and carries a report speaks by that report: gateways and people forward
+    /// them so.
+    fn or_attached(mut self) -> Self {
+        let Some(attached) = self.attached.take() else { return self };
+        if self.statuses.is_empty() && self.feedback.is_empty() && said::codes_in(&self.words) == (None, None)
+        {
+            return Self { to: self.to, ..*attached };
+        }
+        push(&mut self.words, &attached.words);
+        self
     }
 
     fn take_headers(&mut self, message: &Message<'_>) {
@@ -102,6 +125,9 @@ impl Mail {
                     "x-autoresponder",
                     "x-vacation",
                     "x-mail-autoreply",
+                    "x-autoreply-from",
+                    "x-apple-action",
+                    "x-fc-machinegenerated",
                 ]
                 .iter()
                 .any(|known| name.eq_ignore_ascii_case(known)) =>
@@ -111,12 +137,16 @@ impl Mail {
                 name if name.eq_ignore_ascii_case("precedence") => {
                     self.auto_header |= raw().to_lowercase().contains("auto");
                 }
+                // the message itself, sent on with the mark on top
+                name if name.eq_ignore_ascii_case(COMPLAINED_BY) => {
+                    self.add_original(original_of(message));
+                }
                 _ => {}
             }
         }
     }
 
-    fn take_parts(&mut self, message: &Message<'_>, text: &mut String) {
+    fn take_parts(&mut self, message: &Message<'_>, text: &mut String, depth: usize) {
         let mut html = String::new();
         for part in &message.parts {
             let content_type = part.content_type();
@@ -124,10 +154,20 @@ impl Mail {
             let form =
                 content_type.and_then(|kind| kind.subtype()).map(str::to_lowercase).unwrap_or_default();
             match (kind.as_str(), form.as_str(), &part.body) {
-                ("message", "delivery-status" | "global-delivery-status", body) => {
+                ("message", "delivery-status" | "xdelivery-status" | "global-delivery-status", body) => {
                     self.statuses.extend(block(body));
                 }
-                ("message", "feedback-report", body) => self.feedback = self.feedback.take().or(block(body)),
+                ("message", "feedback-report", body) => self.add_feedback(block(body)),
+                // gateways rewrite types that they do not know
+                (_, _, PartType::Text(body)) if is_feedback(body) => self.add_feedback(block(&part.body)),
+                (_, _, PartType::Binary(body) | PartType::InlineBinary(body))
+                    if std::str::from_utf8(body).is_ok_and(is_feedback) =>
+                {
+                    self.add_feedback(block(&part.body));
+                }
+                (_, _, PartType::Message(report)) if depth > 0 && holds_feedback(report) => {
+                    self.take_forwarded(report, depth);
+                }
                 ("text", "rfc822-headers" | "rfc822-header", body)
                 | ("message", "rfc822-headers" | "global-headers", body) => {
                     if let Some(headers) = block(body) {
@@ -135,17 +175,19 @@ impl Mail {
                     }
                 }
                 (_, _, PartType::Message(original)) => {
-                    self.has_original = true;
-                    self.original = original_of(original);
+                    self.add_original(original_of(original));
                     if self.original == OriginalFields::default() {
                         self.take_original(original.raw_message());
                     }
-                    if let Some(report) = report_within(original) {
-                        push(text, &report);
+                    if depth > 0 && is_report(original) {
+                        let attached = Self::read_within(original.raw_message(), depth - 1).ok();
+                        self.attached = self.attached.take().or(attached.map(Box::new));
                     }
                 }
                 (_, "html", PartType::Html(body) | PartType::Text(body)) => push(&mut html, body),
-                (_, _, PartType::Text(body)) => push(text, body),
+                (_, _, PartType::Text(body)) => {
+                    push(text, charset::read_again(message, part, body).as_deref().unwrap_or(body));
+                }
                 (_, _, PartType::Html(body)) => push(&mut html, body),
                 _ => {}
             }
@@ -157,6 +199,9 @@ impl Mail {
 
     fn take_text(&mut self, text: &str, depth: usize) {
         let text = said::unquoted(text);
+        if self.feedback.is_empty() && said::has_feedback_fields(&text) {
+            self.add_feedback(Some(text.clone()));
+        }
         let (words, original) = said::split_original(&text);
         self.words = words.to_owned();
         let Some(original) = original else { return };
@@ -181,17 +226,68 @@ impl Mail {
     fn take_original(&mut self, headers: &[u8]) {
         self.has_original = true;
         if let Some(message) = MessageParser::default().parse_headers(headers) {
-            self.original = original_of(&message);
+            self.add_original(original_of(&message));
         }
+    }
+
+    fn add_original(&mut self, original: OriginalFields) {
+        self.has_original = true;
+        if original != OriginalFields::default()
+            && self.originals.len() < ORIGINALS_MAX
+            && !self.originals.contains(&original)
+        {
+            self.originals.push(original.clone());
+        }
+        self.original = original;
+    }
+
+    fn add_feedback(&mut self, report: Option<String>) {
+        if self.feedback.len() < ORIGINALS_MAX {
+            self.feedback.extend(report);
+        }
+    }
+
+    /// A feedback report that a person or a list sent on as it came. Who reports is whoever wrote the first of them.
+    fn take_forwarded(&mut self, report: &Message<'_>, depth: usize) {
+        let mut inner = Self::default();
+        inner.take_headers(report);
+        let mut words = String::new();
+        inner.take_parts(report, &mut words, depth - 1);
+        if self.feedback.is_empty() {
+            self.from_domain = inner.from_domain;
+        }
+        inner.feedback.into_iter().for_each(|report| self.add_feedback(Some(report)));
+        inner.originals.into_iter().for_each(|original| self.add_original(original));
     }
 }
 
-/// A report that was wrapped as the original of another: its words, if it is one.
-fn report_within(message: &Message<'_>) -> Option<String> {
-    let wrapped = message
-        .content_type()
-        .is_some_and(|kind| kind.attribute("report-type").is_some_and(|kind| kind.contains("delivery")));
-    wrapped.then(|| message.body_text(0).map(|text| text.into_owned())).flatten()
+/// Whether a mail holds a feedback report, itself or in what it forwards.
+fn holds_feedback(message: &Message<'_>) -> bool {
+    message.parts.iter().any(|part| match &part.body {
+        PartType::Message(inner) => holds_feedback(inner),
+        _ => part.content_type().is_some_and(|kind| {
+            kind.ctype().eq_ignore_ascii_case("message")
+                && kind.subtype().is_some_and(|form| form.eq_ignore_ascii_case("feedback-report"))
+        }),
+    })
+}
+
+/// Whether a text consists of the fields of a feedback report (RFC 5965, section 3.1: the first three are required).
+fn is_feedback(text: &str) -> bool {
+    let starts =
+        |line: &str, name: &str| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    let mut lines = text.trim_start().lines().take(20);
+    lines.next().is_some_and(|line| starts(line, "feedback-type:"))
+        && lines.any(|line| starts(line, "user-agent:") || starts(line, "version:"))
+}
+
+/// Whether a mail that lies within another is a report: by its type, or by who wrote it.
+fn is_report(message: &Message<'_>) -> bool {
+    let kind = message.content_type().and_then(|kind| kind.attribute("report-type"));
+    let from = message.from().and_then(|from| from.first());
+    let from = from.and_then(|from| from.address().filter(|address| !address.is_empty()).or(from.name()));
+    kind.is_some_and(|kind| kind.contains("delivery") || kind.contains("feedback"))
+        || said::is_daemon(from.unwrap_or_default())
 }
 
 fn original_of(message: &Message<'_>) -> OriginalFields {
@@ -206,6 +302,8 @@ fn original_of(message: &Message<'_>) -> OriginalFields {
             .filter(|path| !path.is_empty()),
         list_unsubscribe: named("list-unsubscribe").map(|text| said::uris_in(&text)).unwrap_or_default(),
         feedback_id: named("feedback-id"),
+        cfbl_feedback_id: named("cfbl-feedback-id").map(|id| id.split_whitespace().collect()),
+        complained_by: named(COMPLAINED_BY),
         from: message.from().and_then(|from| from.first()?.address().map(str::to_owned)),
         to: addresses(message.to()),
     }
@@ -222,7 +320,8 @@ fn message_text(message: &Message<'_>, header: &Header<'_>) -> String {
     if let (HeaderName::Other(_), HeaderValue::Text(text)) = (&header.name, &header.value) {
         return text.to_string();
     }
-    let bytes = message.raw_message();
+    // offsets count from the start of the whole mail, also those of a mail within it
+    let bytes = &message.raw_message;
     let range = usize::try_from(header.offset_start).ok().zip(usize::try_from(header.offset_end).ok());
     let raw = range.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default();
     String::from_utf8_lossy(raw).split_whitespace().collect::<Vec<_>>().join(" ")

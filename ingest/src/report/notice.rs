@@ -30,6 +30,7 @@ pub fn read(mail: &Mail) -> Result<Option<Report>, ReportError> {
                 RecipientStatus {
                     action: DsnAction::Failed,
                     recipient: text(recipient, "emailAddress"),
+                    original_recipient: None,
                     status: quoted.or_else(|| text(recipient, "status")),
                     reply_code,
                     smtp_command: None,

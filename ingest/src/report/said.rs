@@ -25,7 +25,7 @@ pattern!(CODE = r#"(?:^|[\s'"(:#;=\[])([45]\d\d)(?:[-\s:,'")]|$)"#);
 pattern!(
     COMMANDS = concat!(
         r"(?i)(?P<dot>(?:in reply to|after|\bour|\bat) (?:the )?(?:end of|final) data|end[- ]of[- ]data|after i sent the message)",
-        r"|(?P<rcpt>(?:in reply to|after|after sending|\bour|\bfor|\bin|\bto|\bon) rcpt\b|rcpt(?: to)? command|\[rcpt_?to\]|does not like recipient|",
+        r"|(?P<rcpt>smtp:rcpt\b|sent: ?rcpt\b|(?:in reply to|after|after sending|\bour|\bfor|\bin|\bto|\bon) rcpt\b|rcpt(?: to)? command|\[rcpt_?to\]|does not like recipient|",
         r">>> ?rcpt|has rejected (?:the )?address|smtp command\W+rcpt|rcpt to:?<[^>]*>? ?(?:failed|error|rejected))",
         r"|(?P<mail>(?:in reply to|after|after sending|\bour|\bfor|\bin|\bto|\bon) mail\b ?(?:from)?|mail(?: from)? command|\[mail_?from\]|sender was rejected|",
         r">>> ?mail|rejected mail from|smtp command\W+mail)",
@@ -43,6 +43,7 @@ pattern!(
         r"|the headers? of the original message[^\n]*",
         r"|message headers? follows?[^\n]*",
         r"|(?:begin|start) of (?:the )?(?:original|returned) message[^\n]*",
+        r"|\[?[ \t]*offending message[ \t]*[\]:][^\n]*",
         r"|[-=_*]{2,}[ \t]*(?:original|forwarded|returned) (?:message|mail)[^\n]*",
         r"|\x{539f}\x{6587}[^\n]*",
         r")$",
@@ -57,6 +58,11 @@ pattern!(
 );
 pattern!(FRONT_FIELDS = r"(?im)^(?:reporting-mta|final-recipient|original-recipient|arrival-date): *\S");
 pattern!(FIELDS = r"(?im)^(?:final|original)-recipient: *\S");
+pattern!(FEEDBACK_TYPE = r"(?im)^feedback-type: *[a-z]");
+pattern!(
+    FEEDBACK_FIELDS =
+        r"(?im)^(?:user-agent|version|source-ip|original-mail-from|original-rcpt-to|reported-domain): *\S"
+);
 
 /// Every address, in order, each once.
 pub fn addresses_in(text: &str) -> Vec<String> {
@@ -96,6 +102,11 @@ pub fn codes_in(text: &str) -> (Option<u16>, Option<String>) {
 /// The text from its first reply code on, where something is said after it: what stands before is the reporting
 /// server's.
 pub fn from_reply(text: &str) -> &str {
+    // Exchange puts its own reply in front of the remote one: `550 5.0.350 … error -> 550 5.1.1 …`
+    let text = match text.split_once("error -> ") {
+        Some((_, remote)) if codes_in(remote).0.is_some() => remote,
+        _ => text,
+    };
     let found = BOTH_CODES
         .as_ref()
         .and_then(|pattern| pattern.captures(text))
@@ -172,6 +183,13 @@ pub fn has_status_fields(text: &str) -> bool {
     FIELDS.as_ref().is_some_and(|pattern| pattern.is_match(text))
 }
 
+/// Whether a text has fields of message/feedback-report: the type, and another that only reports have.
+pub fn has_feedback_fields(text: &str) -> bool {
+    [&FEEDBACK_TYPE, &FEEDBACK_FIELDS]
+        .iter()
+        .all(|fields| fields.as_ref().is_some_and(|pattern| pattern.is_match(text)))
+}
+
 /// The words above the fields of message/delivery-status that some servers put right under them.
 pub fn before_status_fields(text: &str) -> &str {
     let start = FRONT_FIELDS.as_ref().and_then(|pattern| pattern.find(text)).map(|found| found.start());
@@ -188,6 +206,37 @@ pub fn is_informative(text: &str) -> bool {
     letters >= 5 || (letters >= 2 && !without.is_ascii())
 }
 
+/// The text above a line of nothing but dashes and the like, where something is said above it: below stands what
+/// gateways add to every mail.
+pub fn above_footer(text: &str) -> &str {
+    let is_rule = |line: &str| {
+        let line = line.trim();
+        line.len() >= 10 && line.bytes().all(|byte| matches!(byte, b'_' | b'*' | b'=' | b'~' | b'-' | b'#'))
+    };
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        if is_rule(line) && end > 0 {
+            return text.get(..end).unwrap_or(text);
+        }
+        end += line.len();
+    }
+    text
+}
+
+/// Whether an address is one that mail servers write reports from.
+pub fn is_daemon(address: &str) -> bool {
+    let lower = address.to_lowercase();
+    let local = lower.split('@').next().unwrap_or_default();
+    matches!(local, "mailer-daemon" | "mailer_daemon" | "mdaemon" | "postmaster" | "mail-daemon")
+}
+
+/// Whether what is said only fills its place: X.400's numbers of reasons, as gateways put them; PowerMTA's verdict.
+pub fn is_placeholder(text: &str) -> bool {
+    let lower = text.trim().to_lowercase();
+    (lower.starts_with("reason ") && lower.contains("diagnostic ") && lower.ends_with("(unknown)"))
+        || lower.ends_with("delivery failed; will not continue trying")
+}
+
 /// White space collapsed, cut to what is kept.
 pub fn tidy(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -200,9 +249,20 @@ mod tests {
 
     #[test]
     fn every_pattern_compiles() {
-        for pattern in
-            [&ADDRESS, &URI, &IP, &BOTH_CODES, &CODE, &COMMANDS, &ORIGINAL, &HEADERS, &WRAPPED, &FIELDS]
-        {
+        for pattern in [
+            &ADDRESS,
+            &URI,
+            &IP,
+            &BOTH_CODES,
+            &CODE,
+            &COMMANDS,
+            &ORIGINAL,
+            &HEADERS,
+            &WRAPPED,
+            &FIELDS,
+            &FEEDBACK_TYPE,
+            &FEEDBACK_FIELDS,
+        ] {
             assert!(pattern.is_some());
         }
     }

@@ -100,6 +100,14 @@ async fn agree(rollups: &Rollups, table: &EventsTable, now: Timestamp) {
     }
 }
 
+fn settings(scratch: &tempfile::TempDir) -> RewriteSettings {
+    RewriteSettings {
+        memory_bytes: 64 << 20,
+        spill_dir: scratch.path().join("rewrites"),
+        target_file_bytes: 64 << 20,
+    }
+}
+
 #[tokio::test]
 async fn the_statements_give_the_columns_of_the_table() {
     let context = SessionContext::new();
@@ -241,12 +249,7 @@ async fn a_compaction_between_refreshes_counts_nothing_twice() {
         let lease = Lease::take(&store, "test", &ids, 60_000, 0).await.unwrap().unwrap();
         let pinned = table.pin(None).await.unwrap();
         let files: Vec<String> = table.files(&pinned).unwrap().into_iter().map(|file| file.path).collect();
-        let settings = RewriteSettings {
-            memory_bytes: 64 << 20,
-            spill_dir: scratch.path().to_owned(),
-            target_file_bytes: 64 << 20,
-        };
-        let done = table.rewrite(&lease, &files, None, &settings).await.unwrap();
+        let done = table.rewrite(&lease, &files, None, &settings(&scratch)).await.unwrap();
         lease.release().await.unwrap();
         assert!(done.version > pinned.version);
         table.append(ONE, events(ONE, last - 14..=last)).await.unwrap();
@@ -346,7 +349,7 @@ async fn events_that_expired_excuse_nothing_in_days_that_are_there() {
     table.append(ONE, rows).await.unwrap();
     rollups.refresh(&table, NOON).await.unwrap();
     let lease = Lease::take(&store, "test", &lease_ids(), 60_000, 0).await.unwrap().unwrap();
-    table.expire(&lease, "2026-01-29", &[], false).await.unwrap();
+    table.expire(&lease, "2026-01-29", &[], &settings(&dir), false).await.unwrap();
     for compared in rollups.verify(&table, NOON).await.unwrap() {
         assert!(compared.expired > 0, "{compared:#?}");
         assert_eq!((compared.wrong, compared.gone), (0, 0), "{compared:#?}");
@@ -370,7 +373,7 @@ async fn a_day_that_expired_cannot_have_been_counted_twice_either() {
     rollups.refresh(&table, NOON).await.unwrap();
     double(&dir, &rollups.hourly, "2026-01-29").await;
     let lease = Lease::take(&store, "test", &lease_ids(), 60_000, 0).await.unwrap().unwrap();
-    table.expire(&lease, "2026-01-30", &[], false).await.unwrap();
+    table.expire(&lease, "2026-01-30", &[], &settings(&dir), false).await.unwrap();
     let compared = rollups.verify(&table, NOON).await.unwrap();
     assert_eq!((compared[0].wrong, compared[0].gone), (0, 0), "{compared:#?}");
     assert!(compared[1].wrong > 0 && compared[1].gone == 0, "{compared:#?}");

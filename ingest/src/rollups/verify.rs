@@ -18,6 +18,7 @@ use super::refresh::above;
 use super::schema::{LABELS, PARTITION_COLUMN, ROLLUP_SCHEMA, SOURCE_SCHEMA, sums};
 use super::table::{Grain, PinnedRollup, RollupTable};
 use super::{Rollups, sum};
+use crate::maintain::retention::holds_only_kept;
 use crate::maintain::source::{self, Columns, DataFile};
 use crate::table::{EventsTable, LakeError, Pinned};
 
@@ -208,7 +209,8 @@ fn negate(batch: &RecordBatch) -> Result<RecordBatch, LakeError> {
 /// The days since the epoch that `events` has any file of.
 fn days_of(pinned: &Pinned) -> Result<HashSet<i32>, DeltaTableError> {
     let day = |text: &str| Timestamp::parse(&format!("{text}T00:00:00Z")).map(Timestamp::days);
-    let files = pinned.table.snapshot()?.log_data().into_iter();
+    // of a day that is over, retention leaves what stays for ever
+    let files = pinned.table.snapshot()?.log_data().into_iter().filter(|file| !holds_only_kept(file));
     Ok(files.filter_map(|file| day(DataFile::of(&file).day())).collect())
 }
 

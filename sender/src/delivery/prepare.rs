@@ -29,6 +29,7 @@ pub(super) struct Preparer {
     public_url: String,
     feedback_sender: String,
     sign: bool,
+    offer_cfbl: bool,
     shared: Mutex<Contents<Shared>>,
 }
 
@@ -78,6 +79,7 @@ impl Preparer {
             public_url: parts.settings.public_url.clone(),
             feedback_sender: parts.settings.feedback_sender.clone(),
             sign: parts.settings.sign,
+            offer_cfbl: parts.settings.offer_cfbl,
             shared: Mutex::new(Contents::new(SHARED_MAX, SHARED_BYTES_MAX)),
         }
     }
@@ -96,6 +98,8 @@ impl Preparer {
             .as_ref()
             .map_or_else(|| entry.header_from_domain.clone(), |identity| identity.bounce_domain.clone());
         let token = self.tokens.issue(Purpose::ReturnPath, entry.message_id);
+        // only what the domain's own signature covers may name an address for complaints
+        let signed = identity.as_ref().filter(|identity| self.offer_cfbl && identity.signer.is_some());
         let personal = personal_headers(
             &shared.content,
             &Personal {
@@ -110,6 +114,7 @@ impl Preparer {
                     mailbox_domain: identity.as_ref().map(|identity| identity.bounce_domain.as_str()),
                 }),
                 feedback_sender: &self.feedback_sender,
+                complaint_domain: signed.map(|identity| identity.bounce_domain.as_str()),
             },
             &self.tokens,
         );

@@ -32,6 +32,8 @@ struct Ended<'a> {
 /// A session with what it was opened for.
 struct Open {
     session: Session,
+    /// Names it in the events of its attempts.
+    session_id: String,
     pool: String,
     /// The domain whose MX hosts this session goes to; others of the same site share them.
     provider: String,
@@ -137,6 +139,7 @@ impl Delivery {
                 site: site.name(),
                 provider: Some(current.provider.clone()),
                 pool: Some(current.pool.clone()),
+                session_id: Some(current.session_id.clone()),
             };
             let result = Ended::of(&attempt, current.session.facts());
             self.record(entry, &prepared, &result, &about, now)?;
@@ -167,11 +170,13 @@ impl Delivery {
             let failure = AttemptFailure::no_source(entry.stream.as_str());
             return Ok(Err(Box::new(Closed::failed(failure, ConnectFacts::default(), about))));
         };
-        let about = About { pool: Some(pool.to_owned()), ..about };
+        // 48 bits tell the sessions of a day apart, and take little room in the lake
+        let session_id = format!("{:012x}", self.ids.entropy.u64() >> 16);
+        let about = About { pool: Some(pool.to_owned()), session_id: Some(session_id.clone()), ..about };
         match dial(&destination, &source, &self.connector.tls, &self.connector.settings).await {
             Ok(session) => {
                 site.reached();
-                Ok(Ok(Open { session, provider: destination.provider, pool: pool.to_owned() }))
+                Ok(Ok(Open { session, session_id, provider: destination.provider, pool: pool.to_owned() }))
             }
             Err(refused) => {
                 let at = self.ids.now().plus_secs(self.settings.site_backoff_s);
@@ -255,6 +260,8 @@ struct About {
     site: Option<String>,
     provider: Option<String>,
     pool: Option<String>,
+    /// Of the connection, made or tried.
+    session_id: Option<String>,
 }
 
 /// No session came about for a message.
@@ -342,11 +349,7 @@ fn fill(
         event.dkim_aligned = facts.dkim_aligned;
         event.dmarc_expected = facts.dmarc_expected;
     }
-    let tracking = prepared.tracking();
-    if event.event_type == EventType::Delivered && tracking.is_on() {
-        let told = json!({ "tracking": { "opens": tracking.opens, "clicks": tracking.clicks } });
-        event.detail = Some(told.to_string());
-    }
+    event.detail = detail(event.event_type, prepared, result.facts);
     event.smtp_command = Some(result.command.to_string());
     let reply = result.reply.or(result.failure.and_then(|failure| failure.reply.as_ref()));
     if let Some(reply) = reply {
@@ -379,7 +382,27 @@ fn fill(
         event.tls_cipher = facts.tls_cipher.clone();
         event.tls_verified = facts.tls_verified;
         event.connect_ms = millis(facts.connect_ms);
+        event.session_id = about.session_id.clone();
     }
+}
+
+/// What has no column: whether it is tracked, and why its session came to be without TLS. `tls_sessions.sql` reads it.
+fn detail(event_type: EventType, prepared: &Prepared, facts: Option<&ConnectFacts>) -> Option<String> {
+    let mut told = serde_json::Map::new();
+    let tracking = prepared.tracking();
+    if event_type == EventType::Delivered && tracking.is_on() {
+        let wanted = json!({ "opens": tracking.opens, "clicks": tracking.clicks });
+        told.insert("tracking".into(), wanted);
+    }
+    if let Some(facts) = facts
+        && let Some(failure) = facts.tls_failure
+    {
+        told.insert("tls_failure".into(), failure.as_str().into());
+        if let Some(reason) = &facts.tls_failure_reason {
+            told.insert("tls_failure_reason".into(), reason.as_str().into());
+        }
+    }
+    (!told.is_empty()).then(|| serde_json::Value::Object(told).to_string())
 }
 
 impl AttemptFailure {

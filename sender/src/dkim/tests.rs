@@ -78,6 +78,9 @@ async fn verifier_accepts_what_was_signed_and_nothing_else() {
         ("Hello", "Jello"),
         ("b@example.net", "c@example.net"),
         ("\r\nTo:", "\r\nFrom: evil@example.org\r\nTo:"),
+        ("\r\nTo:", "\r\nSubject: another\r\nTo:"),
+        ("\r\nTo:", "\r\nReply-To: evil@example.org\r\nTo:"),
+        ("\r\nTo:", "\r\nContent-Type: text/html\r\nTo:"),
         ("a:b:c:sendlake", "a:b:d:sendlake"),
     ] {
         assert!(message.contains(from));
@@ -85,6 +88,20 @@ async fn verifier_accepts_what_was_signed_and_nothing_else() {
     }
     let harmless = message.replace("not signed", "changed").replace("Some \t One", "Some One");
     assert!(passes(harmless.as_bytes(), &published).await);
+}
+
+#[tokio::test]
+async fn a_list_may_add_its_own_way_out_but_not_replace_ours() {
+    let (signer, published) = signer();
+    let other = b"List-Unsubscribe: <https://other.example.org/>\r\n";
+    let message = signed(&signer, b"Hello\r\n");
+    assert!(passes(&[other, &message[..]].concat(), &published).await);
+
+    let ours = b"List-Unsubscribe: <https://mail.example.com/u/x>\r\n";
+    let field = signer.sign(&[ours, HEADERS], &BodyHash::relaxed(b"Hello\r\n"), NOW).unwrap();
+    let message = [&field, &ours[..], HEADERS, b"\r\nHello\r\n"].concat();
+    assert!(passes(&message, &published).await);
+    assert!(!passes(&[other, &message[..]].concat(), &published).await);
 }
 
 #[tokio::test]
@@ -97,7 +114,10 @@ async fn two_signatures_share_one_body_hash() {
     let second = platform.sign(&[HEADERS], &hash, NOW).unwrap();
     let text = String::from_utf8(first.clone()).unwrap();
     assert!(text.starts_with("DKIM-Signature: v=1; a=rsa-sha256; s=s1; d=example.com; c=relaxed/relaxed;"));
-    assert!(text.contains("h=From:From:To:Subject:Date:MIME-Version"), "{text}");
+    assert!(
+        text.replace("\r\n\t", "").contains("h=From:From:To:To:Cc:Subject:Subject:Date:Date:Message-ID:"),
+        "{text}"
+    );
     assert!(text.split("\r\n").all(|line| line.len() <= 78), "{text}");
     assert!(text.replace("\r\n\t", "").contains(std::str::from_utf8(&hash.0).unwrap()), "{text}");
     assert_ne!(first, second);

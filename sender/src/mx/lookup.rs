@@ -53,6 +53,21 @@ impl HickoryResolver {
         Ok(Self(resolver))
     }
 
+    /// The texts of a name's TXT records, the strings of each put together (RFC 7208, section 3.3). Octets that are no UTF-8
+    /// are replaced.
+    pub async fn txt(&self, name: &str) -> Result<Vec<String>, LookupFailure> {
+        let lookup = self.lookup(name, RecordType::TXT).await?;
+        let texts: Vec<String> = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+                _ => None,
+            })
+            .collect();
+        if texts.is_empty() { Err(LookupFailure::NoRecords) } else { Ok(texts) }
+    }
+
     async fn lookup(&self, name: &str, kind: RecordType) -> Result<Lookup, LookupFailure> {
         // Fully qualified: the search list of this host is no part of a mail domain.
         let name = Name::from_ascii(format!("{name}.")).map_err(|_| LookupFailure::NoSuchName)?;
@@ -140,6 +155,7 @@ mod tests {
 
     const MX: u16 = 15;
     const A: u16 = 1;
+    const TXT: u16 = 16;
     const SERVFAIL: u8 = 2;
     const NXDOMAIN: u8 = 3;
 
@@ -149,6 +165,7 @@ mod tests {
         match (name, kind) {
             ("two.test", MX) => (0, vec![mx(20, b"\x03MX2\x04test\0"), mx(10, b"\x03mx1\x04test\0")]),
             ("null.test", MX) => (0, vec![mx(0, b"\0")]),
+            ("plain.test", TXT) => (0, vec![b"\x07v=one; \x05p=two".to_vec(), b"\x05other".to_vec()]),
             ("mx1.test", A) => (0, vec![vec![192, 0, 2, 1], vec![192, 0, 2, 2]]),
             ("plain.test" | "mx1.test", _) => (0, Vec::new()),
             ("broken.test", _) => (SERVFAIL, Vec::new()),
@@ -200,6 +217,10 @@ mod tests {
         assert_eq!(resolver.mx("plain.test").await, Err(LookupFailure::NoRecords));
         assert_eq!(resolver.mx("absent.test").await, Err(LookupFailure::NoSuchName));
         assert!(matches!(resolver.mx("broken.test").await, Err(LookupFailure::Temporary(_))));
+        let mut texts = resolver.txt("plain.test").await.unwrap();
+        texts.sort();
+        assert_eq!(texts, ["other", "v=one; p=two"]);
+        assert_eq!(resolver.txt("mx1.test").await, Err(LookupFailure::NoRecords));
         assert_eq!(resolver.addresses("mx1.test").await.unwrap().value.len(), 2);
         assert_eq!(resolver.addresses("plain.test").await, Err(LookupFailure::NoRecords));
         assert_eq!(resolver.addresses("absent.test").await, Err(LookupFailure::NoSuchName));

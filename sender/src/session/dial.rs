@@ -29,7 +29,14 @@ pub async fn dial(
             && failed.failure.kind == FailureKind::Tls
             && destination.tls == TlsPolicy::Opportunistic
         {
+            let failure = (failed.facts.tls_failure, failed.facts.tls_failure_reason.clone());
             result = Session::connect(target, source, TlsPolicy::None, tls, settings).await;
+            // one session that failed, and not two: what comes now stands in its place
+            let facts = match &mut result {
+                Ok(session) => &mut session.facts,
+                Err(failed) => &mut failed.facts,
+            };
+            (facts.tls_failure, facts.tls_failure_reason) = failure;
         }
         match result {
             Ok(session) => return Ok(session),

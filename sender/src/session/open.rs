@@ -8,7 +8,9 @@ use mail_send::SmtpClient;
 use tokio::net::TcpStream;
 
 use super::wire::{Io, Wire, WireError};
-use super::{AttemptFailure, Capabilities, ConnectFacts, FailureKind, SmtpCommand, Target, Timeouts, Tls};
+use super::{
+    AttemptFailure, Capabilities, ConnectFacts, FailureKind, SmtpCommand, Target, Timeouts, Tls, TlsFailure,
+};
 use crate::reply::{ParsedReply, ReplyClass};
 use crate::route::TlsPolicy;
 use crate::source::Source;
@@ -31,33 +33,46 @@ pub(super) async fn open(
         return Err(AttemptFailure::with_reply(SmtpCommand::Connect, FailureKind::Rejected, greeting));
     }
     let capabilities = hello(&mut wire, &source.ehlo, timeouts).await?;
-    if policy == TlsPolicy::None || (policy == TlsPolicy::Opportunistic && !capabilities.starttls) {
+    if policy == TlsPolicy::None {
         return Ok((wire, capabilities));
     }
     if !capabilities.starttls {
+        facts.tls_failure = Some(TlsFailure::StarttlsNotSupported);
+        if policy == TlsPolicy::Opportunistic {
+            return Ok((wire, capabilities));
+        }
         let detail = "TLS is required, and the host does not announce STARTTLS";
         return Err(AttemptFailure::new(SmtpCommand::StartTls, FailureKind::TlsUnavailable, detail));
     }
     let reply = exchange(&mut wire, SmtpCommand::StartTls, "STARTTLS\r\n", timeouts.ehlo).await?.reply;
     if !reply.is_positive() {
+        // a 421 ends any conversation, whatever was asked
+        if reply.closes() {
+            return Err(AttemptFailure::with_reply(SmtpCommand::StartTls, FailureKind::Rejected, reply));
+        }
+        facts.tls_failure = Some(TlsFailure::StarttlsNotSupported);
+        facts.tls_failure_reason = Some(reply.to_string());
         return match policy {
-            _ if reply.closes() => {
-                Err(AttemptFailure::with_reply(SmtpCommand::StartTls, FailureKind::Rejected, reply))
-            }
             TlsPolicy::Opportunistic => Ok((wire, capabilities)),
             _ => Err(AttemptFailure::with_reply(SmtpCommand::StartTls, FailureKind::TlsUnavailable, reply)),
         };
     }
     let tls_failed = |detail: String| AttemptFailure::new(SmtpCommand::StartTls, FailureKind::Tls, detail);
-    let stream = wire.into_plain().ok_or_else(|| {
-        tls_failed("the host, or someone between, sent more after its reply to STARTTLS".into())
-    })?;
+    let Some(stream) = wire.into_plain() else {
+        let detail = "the host, or someone between, sent more after its reply to STARTTLS";
+        facts.tls_failure = Some(TlsFailure::ValidationFailure);
+        facts.tls_failure_reason = Some(detail.to_owned());
+        return Err(tls_failed(detail.to_owned()));
+    };
     let must_verify = policy == TlsPolicy::Required;
     let ip = target.addr.ip();
-    let (stream, agreed) = tls
-        .handshake(stream, target.host, ip, must_verify, timeouts.tls)
-        .await
-        .map_err(|detail| tls_failed(format!("the TLS handshake failed: {detail}")))?;
+    let shaken = tls.handshake(stream, target.host, ip, must_verify, timeouts.tls).await;
+    let (stream, agreed) = shaken.map_err(|(failure, detail)| {
+        let detail = format!("the TLS handshake failed: {detail}");
+        facts.tls_failure = Some(failure);
+        facts.tls_failure_reason = Some(detail.clone());
+        tls_failed(detail)
+    })?;
     facts.tls_version = agreed.version;
     facts.tls_cipher = agreed.cipher;
     facts.tls_verified = Some(agreed.verified);

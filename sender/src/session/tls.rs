@@ -1,8 +1,9 @@
 //! TLS for sessions: one set-up, and for each handshake a verdict on the certificate.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mail_send::SmtpClient;
@@ -11,7 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sendlake_control::clock::Clock;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -27,6 +28,55 @@ pub struct TlsError(String);
 pub struct Tls {
     config: ClientConfig,
     roots: Arc<WebPkiServerVerifier>,
+}
+
+/// What keeps a session from TLS, in the words of RFC 8460, section 4.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFailure {
+    /// The host does not announce STARTTLS, or refuses it.
+    StarttlsNotSupported,
+    CertificateHostMismatch,
+    CertificateExpired,
+    /// No root that is trusted vouches for the certificate.
+    CertificateNotTrusted,
+    /// Anything else in the handshake.
+    ValidationFailure,
+}
+
+impl TlsFailure {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TlsFailure::StarttlsNotSupported => "starttls-not-supported",
+            TlsFailure::CertificateHostMismatch => "certificate-host-mismatch",
+            TlsFailure::CertificateExpired => "certificate-expired",
+            TlsFailure::CertificateNotTrusted => "certificate-not-trusted",
+            TlsFailure::ValidationFailure => "validation-failure",
+        }
+    }
+
+    /// What a verifier's complaint is called.
+    fn of(error: &rustls::Error) -> Self {
+        use CertificateError as Certificate;
+        match error {
+            rustls::Error::InvalidCertificate(
+                Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+            ) => TlsFailure::CertificateHostMismatch,
+            rustls::Error::InvalidCertificate(
+                Certificate::Expired
+                | Certificate::ExpiredContext { .. }
+                | Certificate::NotValidYet
+                | Certificate::NotValidYetContext { .. },
+            ) => TlsFailure::CertificateExpired,
+            rustls::Error::InvalidCertificate(_) => TlsFailure::CertificateNotTrusted,
+            _ => TlsFailure::ValidationFailure,
+        }
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// What a handshake agreed on.
@@ -69,20 +119,21 @@ impl Tls {
         ip: IpAddr,
         must_verify: bool,
         within: Duration,
-    ) -> Result<(TlsStream<TcpStream>, Agreed), String> {
+    ) -> Result<(TlsStream<TcpStream>, Agreed), (TlsFailure, String)> {
         let verifier = Arc::new(RecordingVerifier {
             roots: self.roots.clone(),
             must_verify,
             verified: AtomicBool::new(false),
+            refusal: OnceLock::new(),
         });
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(verifier.clone());
         let name = ServerName::try_from(host).map_or_else(|_| ip.to_string(), |_| host.to_owned());
         let client = SmtpClient { stream, timeout: within };
-        let client = client
-            .into_tls(&TlsConnector::from(Arc::new(config)), &name)
-            .await
-            .map_err(|err| err.to_string())?;
+        let client = client.into_tls(&TlsConnector::from(Arc::new(config)), &name).await.map_err(|err| {
+            let failure = verifier.refusal.get().copied().unwrap_or(TlsFailure::ValidationFailure);
+            (failure, err.to_string())
+        })?;
         let connection = client.tls_connection();
         let agreed = Agreed {
             version: connection.protocol_version().and_then(|version| version.as_str()).map(version_name),
@@ -118,6 +169,8 @@ struct RecordingVerifier {
     roots: Arc<WebPkiServerVerifier>,
     must_verify: bool,
     verified: AtomicBool,
+    /// Why the certificate was refused, where it was.
+    refusal: OnceLock<TlsFailure>,
 }
 
 impl RecordingVerifier {
@@ -127,7 +180,11 @@ impl RecordingVerifier {
                 self.verified.store(false, Ordering::Relaxed);
                 Ok(lenient)
             }
-            other => other,
+            Err(error) => {
+                let _ = self.refusal.set(TlsFailure::of(&error));
+                Err(error)
+            }
+            good => good,
         }
     }
 }

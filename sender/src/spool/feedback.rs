@@ -46,6 +46,26 @@ impl Spool {
             .await
     }
 
+    /// Logs an event unless one was logged under the first of its keys; all of them are remembered in the same transaction.
+    /// Returns whether it was new. Keys stand in clear: put no address in them.
+    pub async fn log_once_under(&self, keys: Vec<String>, event: &Event) -> Result<bool, SpoolError> {
+        let now = self.ids.now();
+        let sealed = encode_event(self.sealer.as_ref(), event)?;
+        let log = move |tables: &mut Tables<'_>| {
+            let mut is_new = None;
+            for key in &keys {
+                let unseen = tables.see(key.as_bytes(), now, SEEN_DAYS)?;
+                is_new.get_or_insert(unseen);
+            }
+            let is_new = is_new.unwrap_or(true);
+            if is_new {
+                tables.log(&sealed)?;
+            }
+            Ok(is_new)
+        };
+        self.writer.write(log, |_| ()).await
+    }
+
     /// Logs each event of another sender unless one with its id was logged before; ids are remembered for `days`.
     /// With `suppress`, what the events call for is wished for, also where an event was known. Returns, in order, which
     /// ones were new.

@@ -20,8 +20,11 @@ const COMPILED_BYTES_MAX: usize = 4 << 20;
 const CACHE_BYTES_MAX: usize = 256 << 10;
 
 /// The rulesets that come with this build, oldest first.
-const FILES: &[&str] =
-    &[include_str!("../../rules/2026-11-22.toml"), include_str!("../../rules/2026-11-22.2.toml")];
+const FILES: &[&str] = &[
+    include_str!("../../rules/2026-11-22.toml"),
+    include_str!("../../rules/2026-11-22.2.toml"),
+    include_str!("../../rules/2026-11-22.3.toml"),
+];
 
 static BUILT_IN: LazyLock<Vec<Ruleset>> = LazyLock::new(|| {
     FILES.iter().fold(Vec::new(), |mut known, file| {

@@ -65,7 +65,10 @@ fn without<'t>(what: &Option<Regex>, text: &'t str, instead: &str) -> Cow<'t, st
 static FRAGMENT: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(https?://[^\s#]+)#\S*").ok());
 /// Mailboxes, with brackets if they have some.
 static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"<?(?:"[^"\s]{1,64}"|[^\s<>\[\]()";:,]{1,128})@[^\s<>();:,"']{1,255}>?"#).ok()
+    Regex::new(
+        r#"<?(?:"[^"\s]{1,64}"|[^\s<>\[\]()";:,]{1,128})@[^\s<>();:,"'.]{1,255}(?:\.[^\s<>();:,"'.]{1,255})*>?"#,
+    )
+    .ok()
 });
 /// Codes that open the lines of a reply, which stand amid the text once the lines are joined.
 static CODES: LazyLock<Option<Regex>> = LazyLock::new(|| {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use mail_parser::mailbox::mbox::MessageIterator;
+use sendlake_ingest::report;
 
 /// A mail, and where it stands.
 pub(super) struct Stored {
@@ -12,8 +12,10 @@ pub(super) struct Stored {
     pub data: Vec<u8>,
 }
 
-/// Larger files are no single mail; more of one is not read.
-const BYTES_MAX: u64 = 64 << 20;
+/// A server takes no larger one.
+const BYTES_MAX: u64 = report::BYTES_MAX as u64;
+/// What each mail of an mbox begins with.
+const FROM: &[u8] = b"From ";
 
 type Mails = Box<dyn Iterator<Item = io::Result<Stored>>>;
 
@@ -54,17 +56,96 @@ fn files_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn split(name: String, mut reader: Box<dyn BufRead>) -> io::Result<Mails> {
-    if !reader.fill_buf()?.starts_with(b"From ") {
+    if !reader.fill_buf()?.starts_with(FROM) {
         let mut data = Vec::new();
-        reader.take(BYTES_MAX).read_to_end(&mut data)?;
+        reader.take(BYTES_MAX + 1).read_to_end(&mut data)?;
+        if data.len() as u64 > BYTES_MAX {
+            return Err(too_large());
+        }
         return Ok(Box::new(std::iter::once(Ok(Stored { name, data }))));
     }
-    let failed = name.clone();
-    let mails = MessageIterator::new(reader).enumerate().map(move |(index, mail)| {
-        let mail = mail.map_err(|error| told(Path::new(&failed), &error))?;
-        Ok(Stored { name: format!("{name}#{}", index + 1), data: mail.unwrap_contents() })
-    });
-    Ok(Box::new(mails))
+    Ok(Box::new(Mbox { name, reader, count: 0, has_begun: false, is_over: false }))
+}
+
+fn too_large() -> io::Error {
+    io::Error::other(format!("it is larger than {} MiB, and no report is", BYTES_MAX >> 20))
+}
+
+/// The mails of an mbox, whose `From ` lines were quoted by `>` before it was written (the form "mboxrd"). However long a
+/// mail or a line is, no more than the bound is held.
+struct Mbox {
+    name: String,
+    reader: Box<dyn BufRead>,
+    count: usize,
+    /// The line that begins the next mail was read.
+    has_begun: bool,
+    is_over: bool,
+}
+
+impl Iterator for Mbox {
+    type Item = io::Result<Stored>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        self.count += 1;
+        let name = format!("{}#{}", self.name, self.count);
+        match self.mail() {
+            Ok(Some(data)) => Some(Ok(Stored { name, data })),
+            Ok(None) => Some(Err(told(Path::new(&name), &too_large()))),
+            Err(error) => {
+                self.is_over = true;
+                Some(Err(told(Path::new(&name), &error)))
+            }
+        }
+    }
+}
+
+impl Mbox {
+    /// The next mail up to the line that begins the one after it; `None` where it is larger than the bound.
+    fn mail(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut mail: Option<Vec<u8>> = Some(Vec::new());
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if self.line(&mut line)? == 0 {
+                self.is_over = true;
+                return Ok(mail);
+            }
+            if line.starts_with(FROM) {
+                if std::mem::replace(&mut self.has_begun, true) {
+                    return Ok(mail);
+                }
+                continue;
+            }
+            let quotes = line.iter().take_while(|byte| **byte == b'>').count();
+            let is_quoted = quotes > 0 && line.get(quotes..).is_some_and(|rest| rest.starts_with(FROM));
+            let text = line.get(usize::from(is_quoted)..).unwrap_or_default();
+            mail = mail.filter(|mail| (mail.len() + text.len()) as u64 <= BYTES_MAX);
+            if let Some(mail) = &mut mail {
+                mail.extend_from_slice(text);
+            }
+        }
+    }
+
+    /// A line, or as much of it as a mail may have. Returns its octets; 0 at the end.
+    fn line(&mut self, line: &mut Vec<u8>) -> io::Result<usize> {
+        let mut octets = 0;
+        loop {
+            let there = self.reader.fill_buf()?;
+            let end = there.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(there.len(), |end| end + 1);
+            if line.len() as u64 <= BYTES_MAX {
+                line.extend_from_slice(there.get(..taken).unwrap_or_default());
+            }
+            self.reader.consume(taken);
+            octets += taken;
+            if end.is_some() || taken == 0 {
+                return Ok(octets);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +171,35 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!(found[0].0, "mbox#1");
         assert!(found[0].1.contains("\nFrom here") && found[1].1.starts_with("Subject: 2"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_and_the_mail_after_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mbox");
+        let line = [b"x".repeat(999), b"\n".to_vec()].concat();
+        let long = line.repeat(usize::try_from(BYTES_MAX).unwrap() / 1_000 + 1);
+        let one_line = b"y".repeat(usize::try_from(BYTES_MAX).unwrap() + 1);
+        let mails: [&[u8]; 7] = [
+            b"From a\n",
+            &long,
+            b"From b\n",
+            b"Subject: two\n>>From x\n",
+            b"From c\n",
+            &one_line,
+            b"\nFrom d\nSubject: four",
+        ];
+        std::fs::write(&path, mails.concat()).unwrap();
+        let found: Vec<_> = of(&path).unwrap().collect();
+        assert_eq!(found.len(), 4);
+        for place in [0, 2] {
+            let refused = found[place].as_ref().err().unwrap().to_string();
+            assert!(refused.contains(&format!("mbox#{}: it is larger than 32 MiB", place + 1)), "{refused}");
+        }
+        assert_eq!(found[1].as_ref().unwrap().data, b"Subject: two\n>From x\n");
+        assert_eq!(found[3].as_ref().unwrap().data, b"Subject: four");
+        std::fs::write(&path, &one_line).unwrap();
+        assert!(of(&path).err().unwrap().to_string().contains("larger than 32 MiB"));
     }
 
     #[test]

@@ -134,8 +134,9 @@ async fn find_in_folder(
             Err(error) => findings.push(unreadable_outbox(&error.to_string())),
         }
     }
-    let folders = ["incoming", "quarantine"].map(|name| config.reports_dir().join(name));
-    for folder in folders.into_iter().chain([config.spool_dir().join("spill")]).filter(|path| path.is_dir()) {
+    let reports = ["incoming", "quarantine"].map(|name| config.reports_dir().join(name));
+    let more = [config.quarantine_dir(), config.spool_dir().join("spill")];
+    for folder in reports.into_iter().chain(more).filter(|path| path.is_dir()) {
         for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             let path = entry?.path();
             let place = path.display().to_string();

@@ -153,6 +153,7 @@ async fn hand_over(
     let done: Imported = serde_json::from_value(answer).map_err(anyhow::Error::from)?;
     sums.imported.added += done.added;
     sums.imported.known += done.known;
+    sums.skipped += done.over;
     for (at, why) in done.refused {
         sums.bad(format!("{}: {why}", places.get(at).map_or_else(String::new, ToString::to_string)));
     }
@@ -270,6 +271,12 @@ pub(super) async fn rebuild(config: &Config, args: RebuildArgs) -> CommandResult
         "{} events read: {} entries {would}restored ({} of them tombstones), {} {would}lifted, {} name nobody",
         done.events, done.restored, done.tombstones, done.lifted, done.nameless
     );
+    if done.in_doubt > 0 {
+        println!(
+            "{} entries {would}put back in doubt: `sendlake review bursts` lists what waits for a decision",
+            done.in_doubt
+        );
+    }
     for tenant in &done.tenants {
         println!("tenant {tenant} was made anew, without keys and domains");
     }

@@ -5,6 +5,7 @@
 use sendlake_control::clock::Timestamp;
 use sendlake_control::suppression::{Reach, Reason};
 use sendlake_sender::address::Address;
+use sendlake_sql::rules::{Category, Ruleset, Said as Refusal};
 
 use super::record::{Record, Shape, short};
 use super::{Entry, ListFormat, RecordRead, reach_of};
@@ -32,15 +33,14 @@ pub(super) fn format_of(shape: &Shape) -> Option<ListFormat> {
     if has("recipient") && (has("nontransactional") || has("transactional") || has("type") || has("source")) {
         return Some(ListFormat::Sparkpost);
     }
-    if has("email")
-        && (has("created") || has("createdat") || has("status") || has("ip") || shape.fields.len() == 1)
-    {
+    if has("email") && (has("created") || has("createdat") || has("status") || has("ip")) {
         return Some(ListFormat::Sendgrid);
     }
     if has("address") && (has("createdat") || has("code") || has("error") || has("tags")) {
         return Some(ListFormat::Mailgun);
     }
-    if has("address") || shape.second.is_some() || shape.fields.is_empty() {
+    let is_one_column = shape.fields.len() == 1 && names_addresses(shape);
+    if has("address") || is_one_column || shape.second.is_some() || shape.fields.is_empty() {
         let is_json = shape.is_json();
         return Some(if is_json { ListFormat::Ndjson } else { ListFormat::Csv });
     }
@@ -147,6 +147,7 @@ fn sendgrid(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRea
     if reason == Reason::HardBounce && status.is_some_and(|status| status.starts_with('4')) {
         return Err(RecordRead::Skipped("a bounce of status 4 is not for good".into()));
     }
+    let reason = meant(reason, status, None, record.get(&["reason"]))?;
     let note = record.get(&["reason"]).map(|why| match status {
         Some(status) if !why.contains(status) => format!("{status} {why}"),
         _ => why.to_owned(),
@@ -171,6 +172,7 @@ fn mailgun(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead
     if reason == Reason::HardBounce && code.is_some_and(|code| code.starts_with('4')) {
         return Err(RecordRead::Skipped("a bounce with a code of 4yz is not for good".into()));
     }
+    let reason = meant(reason, None, code, error)?;
     let note = [code, error].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let note = (!note.is_empty()).then_some(note);
     let since = instant(record, &["createdat", "created"])?;
@@ -189,6 +191,9 @@ fn postmark(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRea
     Said { reason, since: instant(record, &["createdat"])?, ..Said::default() }.checked()
 }
 
+/// One entry for each type of mail: `transactional` keeps back all of a tenant's mail here, as no reach is that of
+/// transactional mail alone; `non_transactional` only bulk mail, unless a bounce put it there, since what is gone for
+/// one type is gone for the other.
 fn sparkpost(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRead> {
     let yes = |name: &str| record.get(&[name]).is_some_and(|word| word.eq_ignore_ascii_case("true"));
     let all = yes("transactional") || record.get(&["type"]) == Some("transactional");
@@ -200,14 +205,46 @@ fn sparkpost(record: &Record, named: Option<Reason>) -> Result<Checked, RecordRe
         Some(_) => Reason::Manual,
         None => named.unwrap_or(if all { Reason::Manual } else { Reason::Unsubscribe }),
     };
+    let reason = meant(reason, None, None, record.get(&["description"]))?;
     Said {
         reason: Some(reason),
-        reach: Some(if all { Reach::Tenant } else { Reach::Bulk }),
+        reach: Some(if all || reason == Reason::HardBounce { Reach::Tenant } else { Reach::Bulk }),
         since: instant(record, &["created", "updated"])?,
         note: record.get(&["description"]).map(str::to_owned),
         ..Said::default()
     }
     .checked()
+}
+
+/// What a bounce of another sender's list means by the words of the receiver, where the bounce rules know them: a full
+/// mailbox is no gone one, and what was refused because of the sender or the message calls for nothing. Words that no
+/// rule knows mean what the list says.
+fn meant(
+    reason: Reason,
+    status: Option<&str>,
+    code: Option<&str>,
+    words: Option<&str>,
+) -> Result<Reason, RecordRead> {
+    let Some(text) = words.filter(|_| reason == Reason::HardBounce) else { return Ok(reason) };
+    let found = Ruleset::current().classify(&Refusal {
+        reply_code: code.and_then(|code| code.parse().ok()),
+        // vendors write a general status beside words that say more
+        enhanced_status: status.filter(|status| !status.ends_with(".0.0")),
+        text,
+        ..Refusal::default()
+    });
+    if found.reason == "mailbox_full" {
+        return Ok(Reason::FullMailbox);
+    }
+    match found.category {
+        Category::Unclassified | Category::BadMailbox => Ok(reason),
+        // words that alone are no proof, beside a list that says so
+        _ if found.reason.starts_with("unknown_user") => Ok(reason),
+        _ => Err(RecordRead::Skipped(format!(
+            "the bounce says nothing of the recipient: {} ({})",
+            found.category, found.reason
+        ))),
+    }
 }
 
 /// What a record says, its reason known.

@@ -1,19 +1,24 @@
 //! A file as records with named fields, one at a time: CSV with or without a header line, JSON lines, or a JSON document
 //! with one list in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::BufRead;
 
+use sendlake_sender::address::Address;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::meaning::ADDRESS;
 use super::{Place, UnreadableList};
 
 /// What of a file is looked at to find out its form.
 pub(super) const HEAD_BYTES: usize = 64 << 10;
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Most lines that one record goes on over: what a forgotten quote costs to look at, line after line.
+const SPANNED_LINES_MAX: usize = 100;
 
 /// Fields by their names in lower case, without signs between words: `EmailAddress` and `email_address` are one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +104,7 @@ impl Shape {
     }
 
     fn of_json(text: &str) -> Self {
-        let first = text.lines().next().unwrap_or_default();
+        let first = text.split(['\r', '\n']).next().unwrap_or_default();
         if let Ok(Value::Object(fields)) = serde_json::from_str(first)
             && !fields.values().any(Value::is_array)
         {
@@ -142,40 +147,37 @@ pub(super) fn each(file: impl BufRead, shape: &Shape, each: Each<'_>) -> Result<
     }
 }
 
-fn each_row(mut file: impl BufRead, header: bool, each: Each<'_>) -> Result<(), UnreadableList> {
+/// A quoted field may hold line ends, where its quote closes before a separator or a line end and none of the lines
+/// has an address of its own. Otherwise the first line is bad, and the next one is a record again: a quote that
+/// somebody forgot must not swallow the addresses after it.
+fn each_row(file: impl BufRead, header: bool, each: Each<'_>) -> Result<(), UnreadableList> {
     let mut names: Vec<String> = ["address", "reason"].map(str::to_owned).to_vec();
-    let (mut text, mut next, mut is_first) = (Vec::new(), 1, true);
-    loop {
-        let line = next;
-        text.clear();
-        // a quoted field may hold line ends
-        let mut whole = false;
-        while !whole && text.len() <= LINE_BYTES_MAX {
-            let before = text.len();
-            let mut limited = std::io::Read::take(&mut file, LINE_BYTES_MAX as u64 + 1);
-            if limited.read_until(b'\n', &mut text)? == 0 {
-                break;
-            }
-            if text.last() == Some(&b'\n') {
-                next += 1;
-            } else if text.len() - before > LINE_BYTES_MAX {
-                file.skip_until(b'\n')?;
-                next += 1;
-            }
-            whole = !is_open(&text);
-        }
-        if text.is_empty() {
-            return Ok(());
-        }
+    let mut lines = Lines::new(file);
+    let mut is_first = true;
+    while let Some((line, mut text)) = lines.next()? {
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let record = if text.len() > LINE_BYTES_MAX {
-            Err("it is longer than 64 KiB, or a quote in it does not end".to_owned())
-        } else {
-            fields_of(&text)
-        };
-        let fields = match record {
+        let mut record = if text.len() > LINE_BYTES_MAX { Err(TOO_LONG.to_owned()) } else { Ok(()) };
+        let (mut further, mut quoting) = (Vec::new(), Quoting::default());
+        quoting.goes_on(&text);
+        while record.is_ok() && quoting.is_open {
+            let Some((number, next)) = lines.next()? else {
+                record = Err(OPEN.to_owned());
+                break;
+            };
+            text.extend_from_slice(&next);
+            quoting.goes_on(&next);
+            let is_large = text.len() > LINE_BYTES_MAX || further.len() == SPANNED_LINES_MAX;
+            if is_large || quoting.is_astray || has_address(&names, &next) {
+                record = Err(OPEN.to_owned());
+            }
+            further.push((number, next));
+        }
+        if record.is_err() {
+            lines.back(further);
+        }
+        let fields = match record.and_then(|()| fields_of(&text)) {
             Ok(fields) if header && std::mem::take(&mut is_first) => {
                 names = fields.iter().map(|name| plain(name)).collect();
                 continue;
@@ -187,24 +189,112 @@ fn each_row(mut file: impl BufRead, header: bool, each: Each<'_>) -> Result<(), 
             return Ok(());
         }
     }
+    Ok(())
 }
 
-/// Whether a quoted field has begun in this text and not ended.
-fn is_open(text: &[u8]) -> bool {
-    let (mut quoted, mut at_start) = (false, true);
-    for octet in text {
-        match (quoted, *octet) {
-            // two quotes within a field close and open it
-            (true, b'"') => (quoted, at_start) = (false, true),
-            (true, _) => {}
-            (false, b'"') if at_start => (quoted, at_start) = (true, false),
-            (false, octet) => at_start = octet == b',',
+const TOO_LONG: &str = "it is longer than 64 KiB";
+const OPEN: &str = "a quote in it does not end before a comma or a line end within 64 KiB and 100 lines, or lines with addresses come \
+    before that; the next line is read as a record of its own";
+
+/// Whether this line alone has an address where records have theirs.
+fn has_address(names: &[String], line: &[u8]) -> bool {
+    let Ok(fields) = fields_of(line) else { return false };
+    let record = Record(names.iter().cloned().zip(fields).collect());
+    record.get(&ADDRESS).is_some_and(|address| Address::parse(address.trim_matches('"')).is_ok())
+}
+
+/// Where a record stands with its quotes, line by line.
+struct Quoting {
+    /// A quoted field has begun and not ended.
+    is_open: bool,
+    at_start: bool,
+    /// This field has a line end in it.
+    spans: bool,
+    /// Such a field goes on after its quote.
+    is_astray: bool,
+}
+
+impl Default for Quoting {
+    fn default() -> Self {
+        Self { is_open: false, at_start: true, spans: false, is_astray: false }
+    }
+}
+
+impl Quoting {
+    fn goes_on(&mut self, line: &[u8]) {
+        for octet in line {
+            match (self.is_open, *octet) {
+                // two quotes within a field close and open it
+                (true, b'"') => (self.is_open, self.at_start) = (false, true),
+                (true, octet) => self.spans |= matches!(octet, b'\r' | b'\n'),
+                (false, b'"') if self.at_start => (self.is_open, self.at_start) = (true, false),
+                (false, octet) => {
+                    let is_end = matches!(octet, b',' | b'\r' | b'\n');
+                    self.is_astray |= self.spans && self.at_start && !is_end;
+                    self.spans &= !is_end;
+                    self.at_start = octet == b',';
+                }
+            }
         }
     }
-    quoted
+}
+
+/// Lines with their ends (CR, LF or both) and their numbers, which may be given back.
+struct Lines<R> {
+    file: R,
+    number: u64,
+    ahead: VecDeque<(u64, Vec<u8>)>,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(file: R) -> Self {
+        Self { file, number: 0, ahead: VecDeque::new() }
+    }
+
+    /// The next line; of one that is too long, only so much that this shows.
+    fn next(&mut self) -> std::io::Result<Option<(u64, Vec<u8>)>> {
+        if let Some(line) = self.ahead.pop_front() {
+            return Ok(Some(line));
+        }
+        let mut line = Vec::new();
+        loop {
+            let rest = self.file.fill_buf()?;
+            let end = rest.iter().position(|octet| matches!(octet, b'\r' | b'\n'));
+            let part = rest.get(..end.map_or(rest.len(), |end| end + 1)).unwrap_or_default();
+            let (taken, is_cr) = (part.len(), part.ends_with(b"\r"));
+            let room = (LINE_BYTES_MAX + 1).saturating_sub(line.len());
+            line.extend_from_slice(part.get(..room).unwrap_or(part));
+            self.file.consume(taken);
+            if is_cr && self.file.fill_buf()?.first() == Some(&b'\n') {
+                self.file.consume(1);
+                line.push(b'\n');
+            }
+            if end.is_some() || taken == 0 {
+                break;
+            }
+        }
+        if line.is_empty() {
+            return Ok(None);
+        }
+        self.number += 1;
+        Ok(Some((self.number, line)))
+    }
+
+    fn back(&mut self, lines: Vec<(u64, Vec<u8>)>) {
+        for line in lines.into_iter().rev() {
+            self.ahead.push_front(line);
+        }
+    }
 }
 
 fn fields_of(text: &[u8]) -> Result<Vec<String>, String> {
+    let field = |field| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').to_owned();
+    if !text.contains(&b'"') {
+        // a reader for one row costs far more than the row
+        let row = text.trim_ascii_end();
+        let fields = row.split(|octet| *octet == b',').map(field);
+        return Ok(if row.is_empty() { Vec::new() } else { fields.collect() });
+    }
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -212,23 +302,13 @@ fn fields_of(text: &[u8]) -> Result<Vec<String>, String> {
         .from_reader(text);
     let mut row = csv::ByteRecord::new();
     reader.read_byte_record(&mut row).map_err(|error| error.to_string())?;
-    let field = |field| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').to_owned();
     Ok(row.iter().map(field).collect())
 }
 
-fn each_line(mut file: impl BufRead, each: Each<'_>) -> Result<(), UnreadableList> {
-    let (mut line, mut number) = (Vec::new(), 0);
-    loop {
-        line.clear();
-        let mut limited = std::io::Read::take(&mut file, LINE_BYTES_MAX as u64 + 1);
-        if limited.read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
-        }
-        number += 1;
+fn each_line(file: impl BufRead, each: Each<'_>) -> Result<(), UnreadableList> {
+    let mut lines = Lines::new(file);
+    while let Some((number, line)) = lines.next()? {
         let record = if line.len() > LINE_BYTES_MAX {
-            if line.last() != Some(&b'\n') {
-                file.skip_until(b'\n')?;
-            }
             Err("the line is longer than 64 KiB".to_owned())
         } else if line.trim_ascii().is_empty() {
             continue;
@@ -241,6 +321,7 @@ fn each_line(mut file: impl BufRead, each: Each<'_>) -> Result<(), UnreadableLis
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Several documents may stand one after the other: pages of an API.

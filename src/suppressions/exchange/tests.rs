@@ -72,7 +72,10 @@ fn each_vendors_files_are_known_by_their_fields() {
         AT,
     );
     one("email,created\nann@a.test,2019-12-10 13:58:33\n", Sendgrid, Unsubscribe, bulk, AT);
-    one("email\nann@a.test\n", Sendgrid, Unsubscribe, bulk, 0);
+    for heading in ["email", "address", "Email Address", "recipient"] {
+        one(&format!("{heading}\nann@a.test\n"), Csv, Manual, all, 0);
+    }
+    one("{\"email\":\"ann@a.test\"}\n", Ndjson, Manual, all, 0);
     one(
         "address,code,error,created_at\nann@a.test,550,\"No such, mailbox\",\"Tue, 10 Dec 2019 13:58:33 UTC\"\n",
         Mailgun,
@@ -114,7 +117,68 @@ fn each_vendors_files_are_known_by_their_fields() {
         bulk,
         AT,
     );
-    one("recipient,type,source\nann@a.test,transactional,Bounce Rule\n", Sparkpost, HardBounce, all, 0);
+    for (kind, source, reason, reach) in [
+        ("transactional", "Bounce Rule", HardBounce, all),
+        ("non_transactional", "Bounce Rule", HardBounce, all),
+        ("transactional", "Manually Added", Manual, all),
+        ("non_transactional", "Manually Added", Manual, bulk),
+        ("non_transactional", "List Unsubscribe", Unsubscribe, bulk),
+    ] {
+        one(&format!("recipient,type,source\nann@a.test,{kind},{source}\n"), Sparkpost, reason, reach, 0);
+    }
+}
+
+#[test]
+fn a_bounce_means_what_its_receiver_said() {
+    let sendgrid = |status: &str, words: &str| {
+        format!("status,reason,email,created\n{status},\"{words}\",ann@a.test,1575986313\n")
+    };
+    let mailgun = |code: &str, words: &str| {
+        format!("address,code,error,created_at\nann@a.test,{code},\"{words}\",2019-12-10T13:58:33Z\n")
+    };
+    let sparkpost = |words: &str| {
+        format!("recipient,type,source,description\nann@a.test,transactional,Bounce Rule,\"{words}\"\n")
+    };
+    for (text, meant) in [
+        (sendgrid("5.0.0", "550, mailbox full"), Some(Reason::FullMailbox)),
+        (sendgrid("5.0.0", "552 5.2.2 Mailbox full"), Some(Reason::FullMailbox)),
+        (sendgrid("5.7.1", "550 5.7.1 message blocked for spam"), None),
+        (sendgrid("5.0.0", "550 5.7.1 Service unavailable; client host blocked using Spamhaus"), None),
+        (sendgrid("5.1.1", "550 5.1.1 no such user here"), Some(Reason::HardBounce)),
+        (sendgrid("5.0.0", "what nobody ever said"), Some(Reason::HardBounce)),
+        (sendgrid("5.1.1", ""), Some(Reason::HardBounce)),
+        (mailgun("550", "No such mailbox"), Some(Reason::HardBounce)),
+        (mailgun("552", "mailbox full"), Some(Reason::FullMailbox)),
+        (mailgun("554", "5.7.1 message rejected as spam"), None),
+        (sparkpost("552 5.2.2 mailbox full"), Some(Reason::FullMailbox)),
+    ] {
+        let (_, found) = entries(&text);
+        match (&found[0].1, meant) {
+            (RecordRead::Entry(entry), Some(reason)) => assert_eq!(entry.reason, reason, "{text}"),
+            (RecordRead::Skipped(why), None) => assert!(why.contains("_block"), "{text}: {why}"),
+            (other, _) => panic!("{text}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn sparkpost_gets_an_entry_for_each_type_of_mail() {
+    let written = |reason, reach| {
+        let mut writer = Writer::new(ListFormat::Sparkpost, Vec::new()).unwrap();
+        let (address, since, until) = ("ann@a.test".into(), None, None);
+        let entry = Entry { address, reason, reach, since, until, note: None, actor: None, event_id: None };
+        writer.entry(&entry).unwrap();
+        let (text, entries) = writer.end().unwrap();
+        assert_eq!(entries, 1);
+        String::from_utf8(text).unwrap()
+    };
+    let gone = written(Reason::HardBounce, Reach::Tenant);
+    assert!(
+        gone.contains("ann@a.test,transactional,") && gone.contains("ann@a.test,non_transactional,"),
+        "{gone}"
+    );
+    let left = written(Reason::Unsubscribe, Reach::Bulk);
+    assert!(!left.contains(",transactional,") && left.contains("ann@a.test,non_transactional,"), "{left}");
 }
 
 #[test]
@@ -161,10 +225,60 @@ fn quoted_fields_may_hold_line_ends_and_an_open_quote_ends_somewhere() {
     assert_eq!(ann.note.as_deref(), Some("said \"no\""));
     assert!(matches!(&found[1].1, RecordRead::Entry(bob) if bob.address == "bob@a.test"), "{found:?}");
     assert!(matches!((&found[2].0, &found[2].1), (Place::Line(6), RecordRead::Bad(_))), "{found:?}");
-    let open = format!("ann@a.test,\"manual\n{}bob@a.test,manual\n", "x@a.test,manual\n".repeat(5_000));
-    let (_, found) = entries_as(&open, Some(ListFormat::Csv), None);
+    let bob = &format!("ann@a.test,\"manual\n{}bob@a.test,manual\n", "x@a.test,manual\n".repeat(5_000));
+    let (_, found) = entries_as(bob, Some(ListFormat::Csv), None);
     assert!(matches!(&found[0].1, RecordRead::Bad(why) if why.contains("64 KiB")), "{:?}", found[0]);
     assert!(matches!(&found.last().unwrap().1, RecordRead::Entry(bob) if bob.address == "bob@a.test"));
+    assert_eq!(found.len(), 5_002);
+}
+
+/// Addresses of good records, and the lines of bad ones.
+fn taken(text: &str) -> (Vec<String>, Vec<String>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for (place, one) in entries(text).1 {
+        match one {
+            RecordRead::Entry(entry) => good.push(entry.address),
+            RecordRead::Bad(_) => bad.push(place.to_string()),
+            RecordRead::Skipped(why) => panic!("{why}"),
+        }
+    }
+    (good, bad)
+}
+
+#[test]
+fn a_forgotten_quote_swallows_no_address_after_it() {
+    for (text, good, bad) in [
+        ("address,note\nq1@x.test,\"open\nq2@x.test,x\nq3@x.test,y\n", "q2 q3", "line 2"),
+        ("address,note\nq1@x.test,\"say \"\"hi\nq2@x.test,x\"\nq3@x.test,y\n", "q2 q3", "line 2"),
+        ("address,note\nq1@x.test,\"open\nq2@x.test,\"fine\"\nq3@x.test,y", "q2 q3", "line 2"),
+        ("address,note\nq1@x.test,x\nq2@x.test,\"open", "q1", "line 3"),
+        ("address,note\nq1@x.test,\"two\nlines\"\nq2@x.test,y", "q1 q2", ""),
+        ("address,note\nq1@x.test,\"two\nlines\" or\nq2@x.test,y", "q2", "line 2 line 3"),
+        ("\"q1@x.test\nq2@x.test\nq3@x.test\n", "q2 q3", "line 1"),
+        (
+            "status,reason,email,created\n5.1.1,\"550 no,q1@x.test,1\n5.1.1,\"550 no\",q2@x.test,1\n",
+            "q2",
+            "line 2",
+        ),
+    ] {
+        for text in [text.to_owned(), text.replace('\n', "\r\n"), text.replace('\n', "\r")] {
+            let (read, unread) = taken(&text);
+            let names: Vec<&str> = read.iter().filter_map(|address| address.split('@').next()).collect();
+            assert_eq!((names.join(" ").as_str(), unread.join(" ").as_str()), (good, bad), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_one_long_line_or_none_is_no_success() {
+    assert_eq!(taken("address\rann@a.test\rbob@a.test\r").0, ["ann@a.test", "bob@a.test"]);
+    let objects = "{\"address\":\"ann@a.test\"}\r{\"address\":\"bob@a.test\"}\r";
+    assert_eq!(taken(objects).0, ["ann@a.test", "bob@a.test"]);
+    for text in ["address,reason\n", "{\"Suppressions\":[]}", "{\"other\":[{\"address\":\"ann@a.test\"}]}"] {
+        let error = read(text.as_bytes(), None, None, &mut |_, _| true).unwrap_err().to_string();
+        assert!(error.contains("no record in it"), "{text}: {error}");
+        assert!(read_addresses(text.as_bytes(), Some(ListFormat::Csv), &mut |_, _| true).is_err(), "{text}");
+    }
 }
 
 proptest::proptest! {
@@ -203,7 +317,13 @@ fn what_is_written_comes_back_in_every_format() {
         list.iter().for_each(|entry| writer.entry(entry).unwrap());
         assert_eq!(writer.end().unwrap().1, 7);
         let text = String::from_utf8(text).unwrap();
-        let (found, back) = entries(&text);
+        let (found, mut back) = entries(&text);
+        if format == Sparkpost {
+            back.dedup_by_key(|(_, read)| match read {
+                RecordRead::Entry(entry) => entry.address.clone(),
+                other => panic!("{other:?}"),
+            });
+        }
         assert_eq!((found, back.len()), (format, 7), "{text}");
         for (entry, (place, read)) in list.iter().zip(back) {
             let RecordRead::Entry(read) = read else { panic!("{format} {place}: {read:?} in {text}") };

@@ -92,8 +92,19 @@ impl<W: Write> Writer<W> {
                     Reason::Unsubscribe | Reason::ColdOptOut => "List Unsubscribe",
                     Reason::Manual | Reason::Legal => "Manually Added",
                 };
-                let kind = if entry.reach == Reach::Bulk { "non_transactional" } else { "transactional" };
-                self.row(&[&entry.address, kind, source, &text(&entry.note), &since.to_string()])
+                // a list with an entry for each type of mail
+                if entry.reach != Reach::Bulk {
+                    let all =
+                        [&entry.address, "transactional", source, &text(&entry.note), &since.to_string()];
+                    self.row(&all)?;
+                }
+                self.row(&[
+                    &entry.address,
+                    "non_transactional",
+                    source,
+                    &text(&entry.note),
+                    &since.to_string(),
+                ])
             }
             ListFormat::Postmark => {
                 let (reason, origin) = match entry.reason {
@@ -120,13 +131,14 @@ impl<W: Write> Writer<W> {
         Ok((self.out, self.entries))
     }
 
-    /// RFC 4180, section 2.
+    /// RFC 4180, section 2; line ends in a field become spaces, as not every reader takes them.
     fn row(&mut self, fields: &[&str]) -> io::Result<()> {
         for (place, field) in fields.iter().enumerate() {
             if place > 0 {
                 self.out.write_all(b",")?;
             }
-            if field.contains(['"', ',', '\n', '\r']) {
+            let field = field.replace(['\r', '\n'], " ");
+            if field.contains(['"', ',']) {
                 write!(self.out, "\"{}\"", field.replace('"', "\"\""))?;
             } else {
                 self.out.write_all(field.as_bytes())?;

@@ -28,6 +28,7 @@ fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
         "== 1.",
         "== 2.",
         "== 3.",
+        "== 4.",
         "baseline",
         "A review",
         "gmail-like",
@@ -44,6 +45,14 @@ fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
             serde_json::from_str(&run(&["sql", "--format", "json", sql])).unwrap();
         printed["rows"][0].as_object().unwrap().values().next().unwrap().as_u64().unwrap()
     };
+    // what came back, and what became of the next letter and the receipt
+    let next = |campaign: &str, outcome: &str| {
+        count(&format!(
+            "SELECT count(*) FROM outcomes WHERE tenant_id = 'harbour' AND campaign_id = '{campaign}' AND outcome = '{outcome}'"
+        ))
+    };
+    assert_eq!((next("winter-letter", "suppressed"), next("winter-letter", "delivered")), (5, 4), "{told}");
+    assert_eq!((next("receipt", "suppressed"), next("receipt", "delivered")), (2, 7), "{told}");
     // the cut, at the provider that reports and at the one that never does
     let cut = |provider: &str| {
         count(&format!(

@@ -92,7 +92,7 @@ async fn reports_survive_a_kill_count_once_and_belong_to_their_domains_owner() {
     assert_eq!(code, 550);
     assert!(text.contains("only DMARC reports"), "{text}");
     assert_eq!(mailed(&python, &home, port, to, &first.replace("</feedback>", "")).0, 250, "it is put aside");
-    let aside = std::fs::read_dir(home.data().join("reports/quarantine")).unwrap();
+    let aside = std::fs::read_dir(home.data().join("quarantine")).unwrap();
     let reasons: Vec<String> = aside
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|it| it == "txt"))

@@ -97,7 +97,10 @@ async fn lists_of_other_senders_come_in_once_are_in_force_at_once_and_go_out_aga
         assert!(out.code == 0 && out.err.contains("3 entries"), "{out:?}");
         let back = import(file.to_str().unwrap(), &["--dry-run"]);
         assert_eq!(back.code, 0, "{format}: {back:?}");
-        assert!(back.out.contains(&format!("({format}): 3 records")), "{back:?}");
+        // SparkPost has an entry for each type of mail
+        let written = std::fs::read_to_string(&file).unwrap().lines().count() - 1;
+        let records = if format == "sparkpost" { written } else { 3 };
+        assert!(back.out.contains(&format!("({format}): {records} records")), "{back:?}");
         if ["csv", "ndjson"].contains(&format) {
             assert!(back.out.contains("0 would be added + 3 on the list"), "{back:?}");
         }

@@ -38,6 +38,11 @@ impl Transcript {
             let bare = line.trim_start();
             if let Some(sent) = sent(bare) {
                 in_session = true;
+                // no summary follows where each refusal stands under its command
+                let refused = !replies.is_empty() && command == Some("RCPT");
+                if let Some(address) = named.take_if(|_| refused) {
+                    transcript.add(address, Line { text: replies.join(" "), command, in_session });
+                }
                 command = said::command_at_front(sent.trim_start());
                 named = match command {
                     Some("RCPT") => said::addresses_in(sent).into_iter().next(),
@@ -144,11 +149,17 @@ fn is_reply(line: &str) -> bool {
         && matches!(bytes.get(3), Some(b' ' | b'-'))
 }
 
-/// A command as sendmail quotes it, or InterScan, whose arrows point the other way.
+/// A command as sendmail quotes it, InterScan, whose arrows point the other way, or MDaemon, with the time before it.
 fn sent(line: &str) -> Option<&str> {
-    line.strip_prefix(">>>").or_else(|| line.strip_prefix("Sent <<<"))
+    line.strip_prefix(">>>").or_else(|| line.strip_prefix("Sent <<<")).or_else(|| logged(line, ": --> "))
 }
 
 fn received(line: &str) -> Option<&str> {
-    line.strip_prefix("<<<").or_else(|| line.strip_prefix("Received >>>"))
+    line.strip_prefix("<<<").or_else(|| line.strip_prefix("Received >>>")).or_else(|| logged(line, ": <-- "))
+}
+
+/// What follows an arrow in a line that opens with when it was.
+fn logged<'t>(line: &'t str, arrow: &str) -> Option<&'t str> {
+    let (when, rest) = line.split_once(arrow)?;
+    (when.len() < 40 && when.ends_with(|last: char| last.is_ascii_digit())).then_some(rest)
 }

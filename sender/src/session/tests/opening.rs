@@ -116,17 +116,33 @@ async fn valid_certificates_are_verified_and_required_tls_insists() {
     let server = Server::new(vec![encrypted(acceptor)]).await;
     let failed = connect_with(&server, TlsPolicy::Required, &tls(), &quick()).await.unwrap_err();
     assert_eq!((failed.failure.command, failed.failure.kind), (SmtpCommand::StartTls, FailureKind::Tls));
+    assert_eq!(failed.facts.tls_failure, Some(TlsFailure::CertificateNotTrusted), "{failed}");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_told_as_such() {
+    let (acceptor, roots) = self_signed();
+    let server = Server::new(vec![encrypted(acceptor)]).await;
+    let trusting = Tls::new(roots, clock()).unwrap();
+    let target = Target { host: "mx.elsewhere.test", addr: server.addr };
+    let failed =
+        Session::connect(target, &source(), TlsPolicy::Required, &trusting, &quick()).await.unwrap_err();
+    assert_eq!(failed.facts.tls_failure, Some(TlsFailure::CertificateHostMismatch), "{failed}");
 }
 
 #[tokio::test]
 async fn starttls_that_is_not_to_be_had() {
     let refused = || script(STARTTLS, [Hear("STARTTLS\r\n"), Say("454 4.7.0 no TLS now\r\n"), Hang]);
     let server = Server::new(vec![refused()]).await;
-    assert_eq!(connect(&server).await.unwrap().facts().tls_version, None);
+    let session = connect(&server).await.unwrap();
+    let facts = session.facts();
+    assert_eq!((&facts.tls_version, facts.tls_failure), (&None, Some(TlsFailure::StarttlsNotSupported)));
+    assert_eq!(facts.tls_failure_reason.as_deref(), Some("454 4.7.0 no TLS now"));
     for acts in [refused(), script(PLAIN, [Hang])] {
         let server = Server::new(vec![acts]).await;
         let failed = connect_with(&server, TlsPolicy::Required, &tls(), &quick()).await.unwrap_err();
         assert_eq!(failed.failure.kind, FailureKind::TlsUnavailable, "{failed}");
+        assert_eq!(failed.facts.tls_failure, Some(TlsFailure::StarttlsNotSupported));
     }
     let injected = script(STARTTLS, [Hear("STARTTLS\r\n"), Say("220 go\r\n250 trust me\r\n"), Hang]);
     let server = Server::new(vec![injected]).await;
@@ -162,7 +178,10 @@ async fn failed_handshake_falls_back_to_clear_when_it_may() {
     let server = Server::new(vec![broken(), script(STARTTLS, [Hang])]).await;
     let to = destination(&[("localhost", server.addr)], TlsPolicy::Opportunistic);
     let session = dial(&to, &source(), &tls(), &quick()).await.unwrap();
-    assert_eq!(session.facts().tls_version, None);
+    let facts = session.facts();
+    // the second connection sees STARTTLS, and does not ask: the first one's failure is what is told
+    assert_eq!((&facts.tls_version, facts.tls_failure), (&None, Some(TlsFailure::ValidationFailure)));
+    assert!(facts.tls_failure_reason.is_some(), "{facts:?}");
     let server = Server::new(vec![broken()]).await;
     let to = destination(&[("localhost", server.addr)], TlsPolicy::Required);
     assert_eq!(dial(&to, &source(), &tls(), &quick()).await.unwrap_err().failure.kind, FailureKind::Tls);
