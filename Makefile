@@ -6,6 +6,8 @@ VENV := $(TARGET)/peers-venv
 # Where the corpora of real bounces and reports lie, if they are there.
 export SENDLAKE_CORPORA ?= ../shared/corpora
 export SENDLAKE_TEST_PYTHON := $(abspath $(VENV))/bin/python
+# Stand-ins of warehouses, a venv each, as their requirements exclude each other.
+export SENDLAKE_TEST_VENVS := $(abspath $(TARGET))/peers-venvs
 export SENDLAKE_BIN := $(abspath $(TARGET))/debug/sendlake
 
 .PHONY: help build demo test check fmt clippy golden golden-lake torture outage soak corpora bench bench-large fuzz clean
@@ -27,15 +29,20 @@ $(VENV)/ready: tests/peers/requirements.txt tests/peers/package.json tests/peers
 		npm ci --prefix $(VENV)/node --omit=dev --ignore-scripts --silent; fi
 	touch $@
 
-test: build $(VENV)/ready  ## run all tests, or TEST=…; makes a Python venv for the peers by itself
+$(SENDLAKE_TEST_VENVS)/ready: tests/peers/venvs.sh $(wildcard tests/peers/venvs/*)
+	tests/peers/venvs.sh $(SENDLAKE_TEST_VENVS)
+
+PEERS := $(VENV)/ready $(SENDLAKE_TEST_VENVS)/ready
+
+test: build $(PEERS)  ## run all tests, or TEST=…; makes a Python venv for the peers by itself
 	$(CARGO) test --workspace --locked $(if $(TEST),-- $(TEST) --nocapture)
 
-torture: build $(VENV)/ready  ## 100 kills of two nodes over 200,000 events, 40 power cuts; all at seeded points
+torture: build $(PEERS)  ## 100 kills of two nodes over 200,000 events, 40 power cuts; all at seeded points
 	SENDLAKE_TORTURE_KILLS=100 SENDLAKE_TORTURE_MESSAGES=95000 SENDLAKE_POWER_CUTS=40 SENDLAKE_POWER_MESSAGES=10000 \
 		$(CARGO) test --workspace --locked --test e2e torture -- --nocapture --test-threads 1
 
 MINUTES ?= 30
-soak: build $(VENV)/ready  ## a server under load for MINUTES=30: memory and open files stay where they were
+soak: build $(PEERS)  ## a server under load for MINUTES=30: memory and open files stay where they were
 	SENDLAKE_SOAK_S=$$(( $(MINUTES) * 60 )) $(CARGO) test --workspace --locked --test e2e aging -- --nocapture
 
 outage: build  ## the lake away for an hour's worth of events (10.8 M); 10,000 requests to an S3 that fails at random
