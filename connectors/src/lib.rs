@@ -5,12 +5,19 @@
 //! - [`mapping`]: the columns that leave, their kinds, what is masked
 //! - [`batch`]: an immutable slice of the log, and its id
 //! - [`target`]: the trait that a destination implements, and its errors
+//! - [`plan`]: what is to be loaded next · [`stage`]: a slice as a local file · [`run`]: from planned to committed
+//! - [`schedule`]: when · [`verify`]: whether the destination holds what the lake holds
 //!
 //! Destinations, one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
 pub mod batch;
 pub mod mapping;
+pub mod plan;
+pub mod run;
+pub mod schedule;
 pub mod secret;
 pub mod settings;
+pub mod stage;
 pub mod target;
+pub mod verify;

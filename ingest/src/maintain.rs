@@ -29,6 +29,7 @@ use object_store::Error as ObjectError;
 use url::Url;
 
 use self::lease::LeaseError;
+use crate::document::DocumentError;
 use crate::table::LakeError;
 
 /// Why a piece of maintenance was not done. The table is as it was: what was written for it is named by no
@@ -39,6 +40,8 @@ pub enum MaintainError {
     Lake(#[from] LakeError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error(
         "the lake's log knows a maintainer with the later lease {newest}: lease {ours} is over, whatever the \
          clock says. Nothing was changed; the next round takes a new lease"

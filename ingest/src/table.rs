@@ -8,6 +8,7 @@ mod fault;
 mod known;
 pub mod layout;
 mod schema;
+pub mod slice;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -20,6 +20,8 @@ use crate::store::LakeStore;
 
 /// The folder of leases, below the lake's.
 const FOLDER: &str = "_maintenance";
+/// The folder of leases of connectors, each in a folder of its own below it.
+const EXPORTS_FOLDER: &str = "_exports";
 /// Older lease files than this many are removed when a new lease is taken.
 const KEPT: u64 = 16;
 
@@ -97,10 +99,36 @@ impl Lease {
         ttl_ms: i64,
         floor: u64,
     ) -> Result<Option<Self>, LeaseError> {
-        let folder = folder(store);
+        Self::take_in(store, folder(store), holder, ids, ttl_ms, floor, false).await
+    }
+
+    /// The right to carry the lake's new events to one destination, for `ttl_ms`, if nobody holds it. A lease that the same
+    /// `holder` left behind is taken over at once: whoever asks must know that no other process goes by that name.
+    pub async fn take_export(
+        store: &LakeStore,
+        connector: &str,
+        holder: &str,
+        ids: &Ids,
+        ttl_ms: i64,
+    ) -> Result<Option<Self>, LeaseError> {
+        let lake = Path::from_url_path(store.url.path()).unwrap_or_default();
+        let folder = lake.join(EXPORTS_FOLDER).join(connector);
+        Self::take_in(store, folder, holder, ids, ttl_ms, 0, true).await
+    }
+
+    async fn take_in(
+        store: &LakeStore,
+        folder: Path,
+        holder: &str,
+        ids: &Ids,
+        ttl_ms: i64,
+        floor: u64,
+        is_ours_free: bool,
+    ) -> Result<Option<Self>, LeaseError> {
         let newest = newest(&store.root, &folder).await?;
         if let Some(record) = &newest
             && record.holds_at(ids.now())
+            && !(is_ours_free && record.holder == holder)
             && !(record.is_from_the_future(ids.now(), ttl_ms)
                 && is_dead(&store.root, &folder, record, ttl_ms).await?)
         {
