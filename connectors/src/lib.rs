@@ -8,10 +8,12 @@
 //! - [`plan`]: what is to be loaded next · [`stage`]: a slice as a local file · [`run`]: from planned to committed
 //! - [`schedule`]: when · [`verify`]: whether the destination holds what the lake holds
 //!
-//! Destinations, one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
+//! Destinations, made by [`connect`], one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
 pub mod batch;
+pub mod connect;
+pub mod files;
 pub mod mapping;
 pub mod plan;
 pub mod run;

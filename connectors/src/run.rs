@@ -467,4 +467,4 @@ pub fn behind(reached: &Reached, position: &ReaderPosition) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

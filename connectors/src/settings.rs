@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::mapping::{Mapping, MappingError, Mask};
 
 /// `[export.<name>]`.
@@ -26,6 +27,8 @@ pub struct ExportSettings {
     pub batch_bytes: u64,
     /// Batches of a backfill in a minute; those of live loads are not counted.
     pub backfill_batches_per_min: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<files::Settings>,
 }
 
 impl Default for ExportSettings {
@@ -39,6 +42,7 @@ impl Default for ExportSettings {
             mask: BTreeMap::new(),
             batch_bytes: 160 << 20,
             backfill_batches_per_min: 6,
+            files: None,
         }
     }
 }

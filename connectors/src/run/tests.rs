@@ -116,16 +116,16 @@ impl Target for Memory {
     }
 }
 
-struct Bed {
+pub(crate) struct Bed {
     dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
-    exporter: Exporter,
+    pub exporter: Exporter,
     target: Arc<Memory>,
     next_lsn: u64,
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(NOON));
         let exporter = exporter(&dir, "one", &clock).await;
@@ -133,7 +133,7 @@ impl Bed {
     }
 
     /// So many more events in the lake, an hour apart after each thousand.
-    async fn log(&mut self, count: u64) {
+    pub async fn log(&mut self, count: u64) {
         let rows = (self.next_lsn..self.next_lsn + count).map(event).collect();
         self.exporter.lake.append(SPOOL, rows).await.unwrap();
         self.next_lsn += count;
