@@ -18,7 +18,7 @@ help:  ## list the targets
 build:  ## build everything in the profile that the demo and the tests share
 	$(CARGO) build --workspace --locked
 
-demo: build  ## four acts: mail goes out, answers come back, a domain warms up, a campaign is cut (ARGS=--keep goes on serving)
+demo: build  ## five acts: mail goes out, answers come back, a domain warms up, a campaign is cut, the events leave for a warehouse (ARGS=--keep goes on serving)
 	$(SENDLAKE_BIN) demo $(ARGS)
 
 # Python's peers, and one of npm's; without npm the tests that need it say so and go on.

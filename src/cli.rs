@@ -5,6 +5,7 @@ mod classify;
 mod control;
 mod domain_check;
 mod elsewhere;
+mod export;
 mod feedback_loop;
 mod ingest;
 mod lake;
@@ -16,6 +17,7 @@ mod review;
 mod rows;
 mod rules;
 mod run;
+mod secret;
 mod send;
 mod sql;
 mod suppression;
@@ -64,8 +66,8 @@ struct Global {
 enum Command {
     /// Run the server: HTTP API, delivery, lake writer, SQL.
     Serve(run::ServeArgs),
-    /// A story in four acts: thousands of messages to make-believe providers over real SMTP, what comes back, a new domain that warms up,
-    /// and a campaign that people complain about.
+    /// A story in five acts: thousands of messages to make-believe providers over real SMTP, what comes back, a new domain that warms up,
+    /// a campaign that people complain about, and every event of it in files for a warehouse.
     Demo(run::DemoArgs),
     /// Ask the lake, in SQL. Tables: events, outcomes, bounces, complaint_baseline, quotas, … (SHOW TABLES lists them).
     Sql(sql::SqlArgs),
@@ -100,6 +102,12 @@ enum Command {
     /// Reviews: what complaints have cut, and what is decided about it.
     #[command(subcommand)]
     Review(review::ReviewCommand),
+    /// Exports to warehouses and buckets: how they are doing; run, backfill, verify, pause.
+    #[command(subcommand)]
+    Export(export::ExportCommand),
+    /// Credentials of exports, sealed in the control store.
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Tenants: who sends.
     #[command(subcommand)]
     Tenant(control::TenantCommand),
@@ -290,6 +298,8 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Quota(command) => quota::run(&config, command).await,
         Command::Alerts(command) => alerts::run(&config, command).await,
         Command::Review(command) => review::run(&config, command).await,
+        Command::Export(command) => export::run(&config, command).await,
+        Command::Secret(command) => secret::run(&config, command).await,
         Command::Tenant(command) => control::tenant(&config, command).await,
         Command::Key(command) => control::key(&config, command).await,
         Command::Domain(command) => control::domain(&config, command).await,

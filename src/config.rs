@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use sendlake_connectors::settings::ExportSettings;
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{ConfigError, load};
@@ -52,6 +53,8 @@ section! {
         pool: Vec<Pool> = ["transactional", "marketing", "cold"].map(Pool::named).to_vec(),
         /// Domains that do not go by MX: tests and smart hosts. The most specific match counts.
         route: Vec<Route> = Vec::new(),
+        /// Where events are exported to, by the connector's name: docs/connectors.md.
+        export: BTreeMap<String, ExportSettings> = BTreeMap::new(),
     }
 }
 
@@ -371,6 +374,11 @@ impl Config {
         } else {
             self.storage.master_key_file.clone()
         }
+    }
+
+    /// Batches of exports that are not loaded yet.
+    pub fn export_dir(&self) -> PathBuf {
+        self.storage.dir.join("export")
     }
 
     /// Where maintenance of the lake sorts what does not fit into memory.

@@ -1,6 +1,7 @@
 //! Erasing a person, or a tenant, from everything this node keeps, in an order in which nothing comes back: first
 //! the tombstone, then what waits in the spool, then the lake, then the receipt.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -124,6 +125,8 @@ pub struct Eraser {
     pub reports: Arc<DomainReports>,
     pub ids: Ids,
     pub quarantine: Arc<Quarantine>,
+    /// The folder of batches that wait to be exported.
+    pub exports: PathBuf,
     /// Who takes the maintenance lease, in words.
     pub holder: String,
     pub settings: RewriteSettings,
@@ -169,8 +172,22 @@ impl Eraser {
             lake: erase.run().await?,
         };
         self.keep(&receipt).await?;
+        self.clear_exports();
         tracing::info!(%id, found = receipt.found_any(), "the erasure is done");
         Ok(receipt)
+    }
+
+    /// Removes batches that wait to be exported: they are made again from what the lake holds now.
+    fn clear_exports(&self) {
+        let folders = std::fs::read_dir(&self.exports).into_iter().flatten().flatten();
+        for file in folders.filter_map(|folder| std::fs::read_dir(folder.path()).ok()).flatten().flatten() {
+            let path = file.path();
+            if path.extension().is_some()
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "a batch that waits for export could not be removed");
+            }
+        }
     }
 
     /// The tombstone; for a tenant, its suspension. Returns the hash of the address.

@@ -12,6 +12,7 @@
 //! - [`alerts`]: what somebody should look at, told once
 //! - [`publisher`]: from judging to sending, the published limits · [`limits`]: those limits in memory
 //! - [`erase`]: a person, or a tenant, out of everything that is kept
+//! - [`exports`]: connectors to warehouses and buckets, put together and run
 //! - [`lists`]: a list checked before anybody sends to it
 //! - [`stores`]: opening a data folder · [`identities`]: sending domains in memory · [`system`]: clock and chance
 //! - [`demo`]: `sendlake demo`, and the make-believe mailbox providers that it and the tests deliver to
@@ -23,6 +24,7 @@ pub mod demo;
 pub mod domain_check;
 pub mod domain_reports;
 pub mod erase;
+pub mod exports;
 pub mod hear;
 pub mod identities;
 pub mod limits;

@@ -52,6 +52,7 @@ use crate::alerts::Alerts;
 use crate::config::Config;
 use crate::domain_reports::DomainReports;
 use crate::erase::Eraser;
+use crate::exports::{self, Exports};
 use crate::hear::quarantine::Quarantine;
 use crate::hear::tracking::{self, Tracking};
 use crate::hear::visits::Visits;
@@ -84,10 +85,12 @@ pub struct Roles {
     pub sender: bool,
     /// The SQL endpoint.
     pub query: bool,
+    /// Exports.
+    pub export: bool,
 }
 
 impl Roles {
-    pub const ALL: Roles = Roles { sender: true, query: true };
+    pub const ALL: Roles = Roles { sender: true, query: true, export: true };
 }
 
 /// An opened node. It does nothing by itself until it is started.
@@ -114,6 +117,7 @@ pub struct Node {
     /// Reports to other domains, where they are wanted.
     pub tls_reports: Option<Arc<TlsReports>>,
     pub alerts: Arc<Alerts>,
+    pub exports: Arc<Exports>,
 }
 
 impl Node {
@@ -232,11 +236,14 @@ impl Node {
             store: stores::open_place(&config)?,
             writer: Arc::default(),
             quarantine,
+            exports: config.export_dir(),
             reports,
             ids: ids.clone(),
             holder: format!("{}, erasing", maintenance::holder(&config)),
             settings: stores::rewrite_settings(&config),
         });
+        let exporter = exports::exporter(&config, &control, &lake, stores::open_place(&config)?, &ids);
+        let exports = Arc::new(Exports::new(exporter, spool.clone(), &config));
         let delivery_parts = DeliveryParts {
             spool: spool.clone(),
             router: Arc::new(parts::router(&config, &sources, &ids)?),
@@ -281,6 +288,7 @@ impl Node {
             bursts,
             tls_reports,
             alerts,
+            exports,
         })
     }
 
@@ -354,6 +362,9 @@ impl Node {
             tasks.spawn(self.publisher.clone().run(self.hearing.feedback_arrived.clone(), shutdown.clone()));
             tasks.spawn(self.alerts.clone().run(shutdown.clone()));
             rollups::keep_up(&self.config, &self.lake, &self.ids, &shutdown, &mut tasks)?;
+        }
+        if roles.export {
+            tasks.spawn(self.exports.run(shutdown.clone()));
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
         Ok(Running {

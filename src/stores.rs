@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use sendlake_control::ControlStore;
 use sendlake_control::clock::Timestamp;
 use sendlake_control::domain::Domain;
+use sendlake_control::export::ExportBatch;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::{Ids, TenantId};
 use sendlake_control::secret::{Keyring, MasterKey};
@@ -37,6 +38,9 @@ const MASTER_KEY_VARIABLE: &str = "SENDLAKE_MASTER_KEY";
 
 /// Most events of the outbox that one query reads beside the lake.
 const HOT_ROWS_MAX: usize = 500_000;
+
+/// Most batches of exports that SQL sees, the newest first.
+const EXPORT_BATCHES_MAX: i64 = 100_000;
 
 /// Longest wait for the lake to say what its newest version is. A query gives up sooner than its client does.
 const LAKE_ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -264,6 +268,11 @@ impl Surroundings for NodeSurroundings {
             Some(table) => table.load().await.map_err(failed),
             None => Ok(None),
         }
+    }
+
+    async fn export_batches(&self) -> Result<Vec<ExportBatch>, SourceError> {
+        let found = self.control.export_batches(None, EXPORT_BATCHES_MAX).await;
+        found.map_err(|error| SourceError(error.to_string()))
     }
 
     async fn reports(&self, kind: Kind) -> Result<Option<Arc<dyn TableProvider>>, SourceError> {

@@ -59,6 +59,7 @@ pub fn ddl(settings: &Settings, mapping: &Mapping) -> String {
         .replace("{table}", &mapping.table)
         .replace("{extension}", settings.extension())
         .replace("{reader}", settings.format.duckdb_reader())
+        .replace("{spark}", settings.format.spark_format())
 }
 
 #[async_trait]

@@ -11,8 +11,7 @@ use sendlake_ingest::event::EVENTS_SCHEMA;
 use serde::{Deserialize, Serialize};
 
 /// Columns that every export has: by them rows are told apart, found again and compared.
-pub const KEY_COLUMNS: [&str; 8] =
-    ["event_id", "event_type", "occurred_at", "recorded_at", "event_date", "tenant_id", "incarnation", "lsn"];
+pub use sendlake_ingest::erase::keys::KEY_COLUMNS;
 
 /// Columns that hold JSON as text.
 const JSON_COLUMNS: [&str; 2] = ["tags", "detail"];

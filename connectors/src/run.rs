@@ -4,8 +4,10 @@
 //! is submitted, committed in the destination, then in the ledger, and only then the position that retention waits for.
 
 mod backfill;
+mod erasure;
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use sendlake_ingest::maintain::MaintainError;
 use sendlake_ingest::maintain::lease::{Lease, LeaseError};
 use sendlake_ingest::maintain::reader::ReaderPosition;
 use sendlake_ingest::store::LakeStore;
+use sendlake_ingest::store::durable::create_dir;
 use sendlake_ingest::table::slice::{LsnRange, Reached};
 use sendlake_ingest::table::{EventsTable, LakeError};
 use tokio::sync::Mutex;
@@ -133,38 +136,40 @@ impl Exporter {
     /// Loads everything that is new now, and takes note of how it went. Of several processes that try, one does it.
     pub async fn run(&self, connector: &Connector) -> Result<Ran, ExportError> {
         let ran = self.run_under_lease(connector, false).await;
-        self.take_note(connector, ran).await
+        self.take_note(&connector.name, ran).await
     }
 
     /// Loads one batch of a backfill, if there is one to be loaded.
     pub async fn run_backfill(&self, connector: &Connector) -> Result<Ran, ExportError> {
         let ran = self.run_under_lease(connector, true).await;
-        self.take_note(connector, ran).await
+        self.take_note(&connector.name, ran).await
     }
 
-    async fn take_note(
+    /// Keeps how a run went, or that it could not begin.
+    pub async fn take_note(
         &self,
-        connector: &Connector,
+        connector: &str,
         ran: Result<Ran, ExportError>,
     ) -> Result<Ran, ExportError> {
         match ran {
             Ok(ran) => {
-                self.control.export_ran(&connector.name).await?;
+                self.control.export_ran(connector).await?;
                 Ok(ran)
             }
             Err(error @ ExportError::Busy { .. }) => Err(error),
             Err(error) => {
-                let failures = self.control.export_connector(&connector.name).await?.failures;
+                let failures = self.control.export_connector(connector).await?.failures;
                 let after_s = i64::try_from(error.retry_after_s(failures)).unwrap_or(i64::MAX);
                 let retry_at = self.ids.now().plus_secs(after_s);
-                let (name, kind) = (&connector.name, error.kind());
-                self.control.export_failed(name, kind, &error.to_string(), retry_at).await?;
+                self.control.export_failed(connector, error.kind(), &error.to_string(), retry_at).await?;
                 Err(error)
             }
         }
     }
 
     async fn run_under_lease(&self, connector: &Connector, backfill: bool) -> Result<Ran, ExportError> {
+        // The lease keeps other installations away, the lock other processes of this one; it goes with the process.
+        let _lock = self.lock(&connector.name)?;
         let lease =
             Lease::take_export(&self.store, &connector.name, &self.holder, &self.ids, LEASE_MS).await?;
         let Some(lease) = lease else {
@@ -181,6 +186,22 @@ impl Exporter {
         ran
     }
 
+    fn lock(&self, connector: &str) -> Result<File, ExportError> {
+        let path = self.staging.join(connector).join("lock");
+        let failed =
+            |error: std::io::Error| StageError::File { path: path.clone(), reason: error.to_string() };
+        create_dir(&self.staging.join(connector)).map_err(failed)?;
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(ExportError::Busy {
+                holder: "another process of this installation".to_owned(),
+                until: self.ids.now().plus_millis(LEASE_MS),
+            }),
+            Err(TryLockError::Error(error)) => Err(failed(error).into()),
+        }
+    }
+
     async fn work(&self, connector: &Connector, backfill: bool) -> Result<Ran, ExportError> {
         let mut ran = Ran { prepared: self.prepare(connector).await?, ..Ran::default() };
         let version = &connector.mapping.version;
@@ -190,8 +211,14 @@ impl Exporter {
             self.load_backfill(connector, &position, &mut ran).await?;
             return Ok(ran);
         }
-        let unfinished = self.open_batches(connector).await?;
-        for batch in &unfinished {
+        // A backfill's job that is under way is ended too: what follows an erasure must come after it.
+        for batch in self.control.open_export_batches(&connector.name).await? {
+            if batch.backfill_id.is_none() || batch.state == "submitted" {
+                self.load(connector, &batch, &mut position, &mut ran).await?;
+            }
+        }
+        self.plan_erasures(connector).await?;
+        for batch in &self.open_batches(connector).await? {
             self.load(connector, batch, &mut position, &mut ran).await?;
         }
         let reached = self.lake.reached().await?;
@@ -339,11 +366,15 @@ impl Exporter {
                 (u64::try_from(rows).unwrap_or(0), bytes_known.unwrap_or(0), days)
             }
             _ => {
-                let range = range_of(batch)?;
-                let reached = self.lake.reached().await?;
-                let files = self.lake.slice_files(&reached.pinned)?;
-                let shape = self.shape(connector);
-                let rows = self.lake.slice(&files, &range, &shape.columns())?;
+                let shape = self.shape(connector, change);
+                let rows = match &batch.erasure {
+                    Some(erasure) => self.erased_rows(erasure, change, &shape).await?,
+                    None => {
+                        let reached = self.lake.reached().await?;
+                        let files = self.lake.slice_files(&reached.pinned)?;
+                        self.lake.slice(&files, &range_of(batch)?, &shape.columns())?
+                    }
+                };
                 let file = stage(rows, &shape, &path).await?;
                 self.control.export_staged(batch, file.rows, file.bytes, &file.days).await?;
                 (file.rows, file.bytes, file.days)
@@ -363,10 +394,14 @@ impl Exporter {
         })
     }
 
-    fn shape(&self, connector: &Connector) -> Shape {
+    fn shape(&self, connector: &Connector, change: Change) -> Shape {
         let purpose = format!("export mask/{}", connector.name);
         let key = self.control.keyring().derive(&purpose);
-        Shape::new((*connector.mapping).clone(), &connector.settings.tenants, &key)
+        let mapping = match change {
+            Change::Delete => connector.mapping.keys(),
+            Change::Add | Change::Replace => (*connector.mapping).clone(),
+        };
+        Shape::new(mapping, &connector.settings.tenants, &key)
     }
 }
 
@@ -396,13 +431,11 @@ fn planned(
     let part = backfill_id.map_or(0, |_| 1);
     let lsn = |lsn: u64| i64::try_from(lsn).unwrap_or(i64::MAX);
     ExportBatch {
-        connector: connector.name.clone(),
         batch_id: match backfill_id {
             // The same days may be loaded again and again: each time is another batch.
             Some(id) => slice.batch_id(part, change, &format!("{}/{id}", connector.mapping.version)),
             None => slice.batch_id(part, change, &connector.mapping.version),
         },
-        number: 0,
         source_table: slice.table,
         change: change.as_str().to_owned(),
         incarnation: range.incarnation.to_string(),
@@ -410,19 +443,19 @@ fn planned(
         through_lsn: lsn(range.through_lsn),
         first_day: range.days.as_ref().map(|(first, _)| first.clone()),
         last_day: range.days.as_ref().map(|(_, last)| last.clone()),
-        mapping_version: connector.mapping.version.clone(),
         backfill_id: backfill_id.map(str::to_owned),
-        erasure: None,
+        ..blank(connector)
+    }
+}
+
+/// A batch that says nothing yet.
+fn blank(connector: &Connector) -> ExportBatch {
+    ExportBatch {
+        connector: connector.name.clone(),
+        mapping_version: connector.mapping.version.clone(),
         state: "planned".to_owned(),
         attempt: 1,
-        job_id: None,
-        rows_staged: None,
-        bytes_staged: None,
-        rows_loaded: None,
-        planned_at: 0,
-        staged_at: None,
-        submitted_at: None,
-        committed_at: None,
+        ..ExportBatch::default()
     }
 }
 

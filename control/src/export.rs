@@ -13,7 +13,7 @@ use crate::id::TenantId;
 use crate::store::ControlStore;
 
 /// One batch of one connector.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow, Serialize)]
 pub struct ExportBatch {
     pub connector: String,
     /// 32 hexadecimal digits: the same slice has the same.
@@ -236,6 +236,18 @@ impl ControlStore {
             .fetch_all(&self.pool)
             .await
             .map_err(self.failed("read the ledger of exports"))
+    }
+
+    /// The erasures that a connector has batches of.
+    pub async fn export_erasures(&self, connector: &str) -> Result<Vec<String>, ControlError> {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT DISTINCT erasure FROM export_batches WHERE connector = $1 AND erasure IS NOT NULL",
+        )
+        .bind(connector)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(self.failed("read the ledger of exports"))?;
+        Ok(rows.into_iter().map(|(erasure,)| erasure).collect())
     }
 
     /// Forgets a connector: its batches, its state, its backfills. What it has loaded stays where it is.

@@ -1,6 +1,8 @@
 //! Small documents beside the lake's tables, written over as a whole: what is kept there for safe-keeping, and what several
 //! nodes agree on by who was first.
 
+use std::fmt;
+
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -18,6 +20,14 @@ pub struct DocumentError {
     doing: &'static str,
     #[source]
     source: object_store::Error,
+}
+
+impl DocumentError {
+    /// What a document holds cannot be read or made.
+    pub(crate) fn made(store: &LakeStore, folder: &str, name: &str, error: impl fmt::Display) -> Self {
+        let source = object_store::Error::Generic { store: "document", source: error.to_string().into() };
+        Self { place: format!("{}{folder}/{name}", store.url), doing: "read or made", source }
+    }
 }
 
 fn path(store: &LakeStore, folder: &str, name: &str) -> Path {

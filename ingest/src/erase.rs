@@ -2,6 +2,7 @@
 //! removed at once, the log checkpointed and its old entries expired.
 //!
 //! - [`forms`]: an address in text, in the forms it takes · [`edit`](self::edit): what happens to a row
+//! - [`keys`]: which rows went, for whoever has taken them elsewhere
 //! - `look`: whether a file is concerned · `events`, `other`: the tables · `remove`: what is left behind, removed
 //!
 //! What is not here: the spool, the control store, and the order in which they come (the binary has that).
@@ -9,6 +10,7 @@
 mod edit;
 mod events;
 pub mod forms;
+pub mod keys;
 mod look;
 mod other;
 mod remove;
@@ -126,7 +128,9 @@ impl Erase {
         if let Err(error) = lease.release().await {
             tracing::debug!(%error, "the lease runs out by itself");
         }
-        result.map(|()| done)
+        result?;
+        keys::note_end(&self.store, &self.ids).await.map_err(MaintainError::from)?;
+        Ok(done)
     }
 
     async fn tables(&self, lease: &Lease, done: &mut LakeErased) -> Result<(), EraseError> {

@@ -87,6 +87,10 @@ event_types! {
     AlertRaised = "alert_raised",
     /// It is not there any more.
     AlertCleared = "alert_cleared",
+    /// A connector's loads do not get through: `reported_by` names it, `reply_text` says why.
+    ExportFailing = "export_failing",
+    /// They do again.
+    ExportRecovered = "export_recovered",
 }
 
 macro_rules! events {

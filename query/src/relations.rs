@@ -1,5 +1,5 @@
-//! The small relations beside `events`: `as_of`, `domains`, `feedback_loops`, `published_quotas`. A tenant's rows are picked out before
-//! the engine sees any, so that nothing of another tenant's is in its plan.
+//! The small relations beside `events`: `as_of`, `domains`, `feedback_loops`, `published_quotas`, `export_batches`. A tenant's rows are picked
+//! out before the engine sees any, so that nothing of another tenant's is in its plan.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::datasource::MemTable;
 use datafusion::error::Result;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::export::ExportBatch;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_ingest::quotas::PublishedQuotas;
 
@@ -20,9 +21,10 @@ pub(crate) const AS_OF: &str = "as_of";
 pub(crate) const DOMAINS: &str = "domains";
 pub(crate) const FEEDBACK_LOOPS: &str = "feedback_loops";
 pub(crate) const PUBLISHED_QUOTAS: &str = "published_quotas";
+pub(crate) const EXPORT_BATCHES: &str = "export_batches";
 
 /// The names of all of them.
-pub(crate) const NAMES: &[&str] = &[AS_OF, DOMAINS, FEEDBACK_LOOPS, PUBLISHED_QUOTAS];
+pub(crate) const NAMES: &[&str] = &[AS_OF, DOMAINS, FEEDBACK_LOOPS, PUBLISHED_QUOTAS, EXPORT_BATCHES];
 
 /// What was read of them for one query; what the query does not name is not read.
 pub(crate) struct Relations {
@@ -30,6 +32,7 @@ pub(crate) struct Relations {
     domains: Option<Vec<DomainRow>>,
     loops: Vec<FeedbackLoop>,
     published: Option<PublishedQuotas>,
+    exports: Vec<ExportBatch>,
     wanted: HashSet<&'static str>,
 }
 
@@ -45,7 +48,9 @@ impl Relations {
         let loops = if wanted.contains(FEEDBACK_LOOPS) { source.feedback_loops().await? } else { Vec::new() };
         let published =
             if wanted.contains(PUBLISHED_QUOTAS) { source.published_quotas().await? } else { None };
-        Ok(Self { as_of, domains, loops, published, wanted })
+        let exports =
+            if wanted.contains(EXPORT_BATCHES) { source.export_batches().await? } else { Vec::new() };
+        Ok(Self { as_of, domains, loops, published, exports, wanted })
     }
 
     /// Tables with the rows that `scope` may see, each under its name.
@@ -65,8 +70,48 @@ impl Relations {
         if wanted.contains(PUBLISHED_QUOTAS) {
             tables.push((PUBLISHED_QUOTAS, quota_table(self.published, scope)?));
         }
+        if wanted.contains(EXPORT_BATCHES) {
+            tables.push((EXPORT_BATCHES, export_table(&self.exports, scope)?));
+        }
         Ok(tables)
     }
+}
+
+/// The ledger is the operator's: a batch holds rows of every tenant.
+fn export_table(batches: &[ExportBatch], scope: &Scope) -> Result<MemTable> {
+    let rows: &[ExportBatch] = if scope.tenant().is_none() { batches } else { &[] };
+    let text = |of: fn(&ExportBatch) -> &str| texts(rows.iter().map(of));
+    let optional = |of: fn(&ExportBatch) -> Option<&str>| -> ArrayRef {
+        Arc::new(rows.iter().map(of).collect::<StringArray>())
+    };
+    let number = |of: fn(&ExportBatch) -> Option<i64>| -> ArrayRef {
+        Arc::new(rows.iter().map(of).collect::<Int64Array>())
+    };
+    let instant =
+        |of: fn(&ExportBatch) -> Option<i64>| instants(rows.iter().map(|row| of(row).map(Timestamp)));
+    table(vec![
+        ("connector", text(|row| &row.connector)),
+        ("batch_id", text(|row| &row.batch_id)),
+        ("source_table", text(|row| &row.source_table)),
+        ("change", text(|row| &row.change)),
+        ("incarnation", text(|row| &row.incarnation)),
+        ("after_lsn", number(|row| Some(row.after_lsn))),
+        ("through_lsn", number(|row| Some(row.through_lsn))),
+        ("first_day", optional(|row| row.first_day.as_deref())),
+        ("last_day", optional(|row| row.last_day.as_deref())),
+        ("mapping_version", text(|row| &row.mapping_version)),
+        ("backfill_id", optional(|row| row.backfill_id.as_deref())),
+        ("state", text(|row| &row.state)),
+        ("attempt", number(|row| Some(row.attempt))),
+        ("job_id", optional(|row| row.job_id.as_deref())),
+        ("rows_staged", number(|row| row.rows_staged)),
+        ("bytes_staged", number(|row| row.bytes_staged)),
+        ("rows_loaded", number(|row| row.rows_loaded)),
+        ("planned_at", instant(|row| Some(row.planned_at))),
+        ("staged_at", instant(|row| row.staged_at)),
+        ("submitted_at", instant(|row| row.submitted_at)),
+        ("committed_at", instant(|row| row.committed_at)),
+    ])
 }
 
 fn domain_table(domains: &[DomainRow], scope: &Scope) -> Result<MemTable> {
@@ -129,7 +174,12 @@ fn instants(values: impl Iterator<Item = Option<Timestamp>>) -> ArrayRef {
 }
 
 fn table(columns: Vec<(&str, ArrayRef)>) -> Result<MemTable> {
-    let nullable = |name: &str| matches!(name, "warm_at" | "limit_messages");
+    let nullable = |name: &str| {
+        let unknown_yet =
+            ["staged_at", "submitted_at", "committed_at", "job_id", "backfill_id", "first_day", "last_day"];
+        matches!(name, "warm_at" | "limit_messages" | "rows_staged" | "bytes_staged" | "rows_loaded")
+            || unknown_yet.contains(&name)
+    };
     let fields = columns.iter().map(|(name, array)| {
         let kind = match array.data_type() {
             DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),

@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use sendlake_control::clock::Timestamp;
+use sendlake_control::export::ExportBatch;
 use sendlake_control::feedback_loop::FeedbackLoop;
 use sendlake_control::id::TenantId;
 use sendlake_ingest::domain_tables::Kind;
@@ -91,6 +92,11 @@ pub trait Surroundings: Send + Sync {
 
     /// The limits that the sender obeys at this moment; none before the first publication.
     async fn published_quotas(&self) -> Result<Option<PublishedQuotas>, SourceError>;
+
+    /// The newest batches of exports, as their ledger has them; none where nothing is exported.
+    async fn export_batches(&self) -> Result<Vec<ExportBatch>, SourceError> {
+        Ok(Vec::new())
+    }
 
     /// A table of reports at one version; none before its first report. Columns are matched like those of events.
     async fn reports(&self, _kind: Kind) -> Result<Option<Arc<dyn TableProvider>>, SourceError> {

@@ -3,7 +3,7 @@
 -- Grain: as_of × kind × tenant × subject.
 -- Consumer: the server, which logs what is raised and cleared; `sendlake alerts ls`; whoever is on call.
 -- Cost: the views fbl_coverage and bounce_bursts; one scan each of dmarc_records and tls_report_records; of events those of
---   four rare types, of 30 days.
+--   six rare types, of 30 days.
 -- Notes: alert_id is the same for the same kind, tenant and subject at any instant. value is what was measured, threshold
 --   what it is held to. Reports come a day late: those that begin in the last seven days count.
 --   dmarc_own_source_fails: a source whose mail SPF vouches for, or that mail left from in 28 days, with 50 messages or more
@@ -12,7 +12,8 @@
 --   dmarc_failure_reports: 20 in a day, and three times the daily mean of the week before.
 --   tls_failures: 10 sessions and 1 %; a tenth makes it critical. reports_quarantined: 20 in a day.
 --   suppressions_in_doubt: what a burst took off the list within 30 days and nobody decided. suppressions_missing: mail that was
---   held in the last hour since the list lacks entries.
+--   held in the last hour since the list lacks entries. export_failing: what a connector's server said last, and it has not
+--   said since that loads get through; a day makes it critical.
 WITH clock AS (
     SELECT as_of, date_part('epoch', as_of) AS as_of_s FROM as_of
 ),
@@ -200,13 +201,17 @@ rare AS (
         tenant_id,
         recipient,
         policy_id,
+        reported_by,
+        reply_text,
         detail,
         recorded_at,
         date_part('epoch', recorded_at) AS recorded_s,
         event_id
     FROM clock
     CROSS JOIN events
-    WHERE (event_type IN ('report_quarantined', 'suppression_added', 'suppression_removed')
+    WHERE (event_type IN (
+                'report_quarantined', 'suppression_added', 'suppression_removed', 'export_failing', 'export_recovered'
+            )
             OR (event_type = 'held' AND policy_id = 'suppressions_incomplete'))
         AND recorded_at <= clock.as_of
         AND date_part('epoch', recorded_at) > clock.as_of_s - 30 * 86400
@@ -298,7 +303,38 @@ missing AS (
     GROUP BY as_of, tenant_id
 ),
 
+export_changes AS (
+    SELECT
+        rare.*,
+        ROW_NUMBER() OVER (PARTITION BY as_of, reported_by ORDER BY recorded_at DESC, event_id DESC) AS place,
+        MAX(CASE WHEN event_type = 'export_recovered' THEN recorded_at END) OVER (
+            PARTITION BY as_of, reported_by
+        ) AS well_at
+    FROM rare
+    WHERE event_type IN ('export_failing', 'export_recovered') AND reported_by IS NOT NULL
+),
+
+exports AS (
+    SELECT
+        as_of,
+        'export_failing' AS kind,
+        tenant_id,
+        reported_by AS subject,
+        CASE WHEN MIN(as_of_s - recorded_s) > 86400 THEN 'critical' ELSE 'warning' END AS severity,
+        MIN(recorded_at) AS since,
+        MAX(recorded_at) AS last_seen,
+        CAST(COUNT(*) AS DOUBLE) AS value,
+        CAST(1 AS DOUBLE) AS threshold,
+        'events do not reach it: ' || MAX(CASE WHEN place = 1 THEN reply_text END) AS reason,
+        '`sendlake export status` says what is in the way, `export retry` tries again at once; nothing is lost' AS advice
+    FROM export_changes
+    WHERE event_type = 'export_failing' AND (well_at IS NULL OR recorded_at > well_at)
+    GROUP BY as_of, tenant_id, reported_by
+),
+
 found AS (
+    SELECT * FROM exports
+    UNION ALL
     SELECT * FROM own_sources
     UNION ALL
     SELECT * FROM unknown_sources

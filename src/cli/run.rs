@@ -18,12 +18,14 @@ pub(crate) enum Role {
     Sender,
     /// The SQL endpoint.
     Query,
+    /// Exports to warehouses and buckets.
+    Export,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
     /// What this process does; everything by default.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Sender, Role::Query])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Sender, Role::Query, Role::Export])]
     roles: Vec<Role>,
     /// Log as JSON, one object per line.
     #[arg(long)]
@@ -47,8 +49,8 @@ pub(crate) struct DemoArgs {
 }
 
 /// What a server logs by default. The Delta kernel repeats every failure that the lake's writer tells once.
-const SERVE_LOG: &str =
-    "warn,buoyant_kernel=off,sendlake=info,sendlake_sender=info,sendlake_ingest=info,sendlake_control=info";
+const SERVE_LOG: &str = "warn,buoyant_kernel=off,sendlake=info,sendlake_sender=info,sendlake_ingest=info,sendlake_control=info,\
+     sendlake_connectors=info";
 
 /// `SENDLAKE_LOG` picks what is logged, as `info` or `sendlake_sender=debug,warn`.
 fn log(default: &str, json: bool) {
@@ -63,8 +65,11 @@ fn log(default: &str, json: bool) {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn serve(config: Config, args: ServeArgs) -> CommandResult {
     log(SERVE_LOG, args.log_json);
-    let roles =
-        Roles { sender: args.roles.contains(&Role::Sender), query: args.roles.contains(&Role::Query) };
+    let roles = Roles {
+        sender: args.roles.contains(&Role::Sender),
+        query: args.roles.contains(&Role::Query),
+        export: args.roles.contains(&Role::Export),
+    };
     let dir = config.storage.dir.clone();
     let expected = if args.new_lake { Expected::NewLake } else { Expected::OurLake };
     let node = Node::open_with(config, system::ids(), expected).await?;

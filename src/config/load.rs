@@ -204,6 +204,10 @@ fn check(config: &Config) -> Result<(), (String, String)> {
         return refuse(&format!("inbound.feedback_addresses.{bad}"), "is no mail address");
     }
     check_files(inbound)?;
+    for (name, export) in &config.export {
+        let key = |key: String| format!("export.{name}.{key}").trim_end_matches('.').to_owned();
+        export.check(name).map_err(|(below, problem)| (key(below), problem))?;
+    }
     let reports = &config.tls_reports;
     if !reports.from.is_empty()
         && let Err(error) = Address::parse(&reports.from)

@@ -1,4 +1,4 @@
-//! `sendlake demo`: a story of ten days in four acts, on one node. Mail to make-believe providers and what became
+//! `sendlake demo`: a story of ten days in five acts, on one node. Mail to make-believe providers and what became
 //! of it; what comes back for it; a new domain that warms up; a campaign that people complain about, and the cut that
 //! follows.
 //!
@@ -16,6 +16,7 @@ mod complaints;
 mod deliver;
 mod history;
 mod incident;
+mod leave;
 mod letters;
 pub mod receivers;
 mod report;
@@ -94,7 +95,8 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
         });
         receivers.push(receiver);
     }
-    let node = Node::open(demo_config(config, settings, routes), ids.clone()).await?;
+    let config = demo_config(config, settings, routes);
+    let node = Node::open(config.clone(), ids.clone()).await?;
     let running = node.start(Roles::ALL).await?;
     let story = Story { running, clock, ids, dir: settings.dir.clone() };
     let key = story.running.control.create_key("demo", None, &Scope::ALL, "demo").await?.secret;
@@ -112,6 +114,7 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
     // the story has caught up with the present, and what comes now has the present's dates
     story.clock.set_forward(Timestamp(i64::MAX));
     report::close(&settings.dir, &incident::judged_at(&story).await?)?;
+    leave::play(&story, &config).await?;
     Ok(Demo { story, receivers, key })
 }
 
@@ -207,5 +210,6 @@ fn demo_config(mut config: Config, settings: &Settings, routes: Vec<Route>) -> C
     config.rollups.interval_s = 0;
     config.delivery.site_backoff_s = 1;
     config.delivery.session_idle_ms = 1_000;
+    config.export = [(leave::WAREHOUSE.to_owned(), leave::connector(&settings.dir))].into();
     config
 }

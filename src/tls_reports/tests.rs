@@ -137,7 +137,7 @@ impl Fixture {
         }
         node.identities.refresh(&node.control).await.unwrap();
         let reports = node.tls_reports.clone().unwrap();
-        let running = node.start(Roles { sender: true, query: false }).await.unwrap();
+        let running = node.start(Roles { sender: true, query: false, export: false }).await.unwrap();
         Self { dir, zone, clock, running, reports, taken, zone_lines }
     }
 

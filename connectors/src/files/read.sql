@@ -4,4 +4,4 @@ FROM {reader}('{url}/{table}/*/*.{extension}', hive_partitioning = false)
 GROUP BY event_type;
 
 -- In Spark (the folders' event_date is a column of the files too):
---   spark.read.option("basePath", "{url}/{table}").format("…").load("{url}/{table}/event_date=*")
+--   spark.read.option("basePath", "{url}/{table}").format("{spark}").load("{url}/{table}/event_date=*")

@@ -41,6 +41,14 @@ pub enum Compression {
 }
 
 impl FileFormat {
+    pub(super) fn spark_format(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::Ndjson => "json",
+        }
+    }
+
     pub(super) fn duckdb_reader(self) -> &'static str {
         match self {
             Self::Parquet => "read_parquet",

@@ -10,8 +10,11 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sendlake_control::clock::{ManualClock, SeededEntropy};
 use sendlake_control::id::TenantId;
 use sendlake_control::secret::MasterKey;
+use sendlake_ingest::erase::forms::AddressForms;
+use sendlake_ingest::erase::{Erase, Whose};
 use sendlake_ingest::event::{Event, EventType, LoggedEvent};
 use sendlake_ingest::maintain::reader::registered;
+use sendlake_ingest::maintain::rewrite::RewriteSettings;
 use sendlake_ingest::store::open_store;
 
 use super::*;
@@ -195,7 +198,8 @@ async fn what_is_new_is_loaded_once_and_retention_waits_for_the_rest() {
     let readers = registered(&bed.exporter.store).await.unwrap();
     assert!(readers.iter().any(|reader| reader.reader == "export-dwh" && reader.has_read(SPOOL, 350)));
     assert_eq!(*bed.target.prepared.lock(), 1);
-    assert!(std::fs::read_dir(bed.exporter.staging.join("dwh")).unwrap().next().is_none(), "staged files go");
+    let left = std::fs::read_dir(bed.exporter.staging.join("dwh")).unwrap().count();
+    assert_eq!(left, 1, "staged files go, the lock stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,4 +334,41 @@ async fn tenants_and_columns_stay_behind_that_are_not_to_leave() {
     assert!(bed.target.rows.lock().values().all(|(lsn, _, recipient)| lsn % 3 == 0 && recipient.is_none()));
     let verified = bed.exporter.verify(&connector, "2026-01-31", "2026-01-31").await.unwrap();
     assert_eq!((verified.rows, verified.differences.len()), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_goes_from_the_destination_too() {
+    let mut bed = Bed::new().await;
+    bed.log(200).await;
+    bed.run().await.unwrap();
+    bed.log(20).await;
+    // A batch is staged, with the person in it, when the erasure comes.
+    bed.target.faults.lock().push_back(Fault::Away);
+    bed.run().await.unwrap_err();
+    let erase = Erase {
+        store: bed.exporter.store.clone(),
+        events: bed.exporter.lake.clone(),
+        whose: Whose::Recipient { forms: AddressForms::new("person205@x.example").unwrap(), tenant: None },
+        settings: RewriteSettings {
+            memory_bytes: 64 << 20,
+            spill_dir: bed.dir.path().join("sort"),
+            target_file_bytes: 64 << 20,
+        },
+        ids: bed.exporter.ids.clone(),
+        holder: "test".into(),
+    };
+    assert!(erase.run().await.unwrap().found_any());
+    let other = AddressForms::new("person7@x.example").unwrap();
+    let erase = Erase { whose: Whose::Recipient { forms: other, tenant: None }, ..erase };
+    assert!(erase.run().await.unwrap().found_any());
+    bed.run().await.unwrap();
+    let held: Vec<String> =
+        bed.target.rows.lock().values().filter_map(|(.., recipient)| recipient.clone()).collect();
+    assert_eq!(held.len(), 218);
+    assert!(
+        !held.iter().any(|address| ["person205@x.example", "person7@x.example"].contains(&address.as_str()))
+    );
+    let verified = bed.exporter.verify(&bed.connector(|_| {}), "2026-01-31", "2026-01-31").await.unwrap();
+    assert_eq!((verified.rows, verified.differences), (218, vec![]));
+    assert_eq!(bed.run().await.unwrap().batches, 0, "and is done");
 }

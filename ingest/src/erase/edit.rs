@@ -10,9 +10,13 @@ use arrow::array::{
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use sendlake_control::id::TenantId;
 
 use super::forms::AddressForms;
+use super::keys::ErasedKeys;
+use crate::maintain::MaintainError;
 use crate::maintain::rewrite::Edit;
 
 /// Whose rows are erased.
@@ -31,11 +35,13 @@ pub(super) struct EraseEdit {
     messages: HashSet<String>,
     pub redacted: AtomicU64,
     pub dropped: AtomicU64,
+    /// Where it is kept which rows these are, if anybody has to know.
+    keys: Option<ErasedKeys>,
 }
 
 impl EraseEdit {
-    pub fn new(whose: Whose, messages: HashSet<String>) -> Self {
-        Self { whose, messages, redacted: AtomicU64::new(0), dropped: AtomicU64::new(0) }
+    pub fn new(whose: Whose, messages: HashSet<String>, keys: Option<ErasedKeys>) -> Self {
+        Self { whose, messages, redacted: AtomicU64::new(0), dropped: AtomicU64::new(0), keys }
     }
 }
 
@@ -43,11 +49,29 @@ impl Edit for EraseEdit {
     fn apply(&self, rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
         let go = self.whose.goes(&rows, &self.messages)?;
         let stay: BooleanArray = go.iter().map(|goes| Some(!goes)).collect();
+        let all = rows.clone();
         let kept = if go.iter().any(|goes| *goes) { filter_record_batch(&rows, &stay)? } else { rows };
         self.dropped.fetch_add(stay.false_count() as u64, Ordering::Relaxed);
-        let Some((clean, changed)) = self.whose.redact(&kept)? else { return Ok(kept) };
-        self.redacted.fetch_add(changed, Ordering::Relaxed);
+        if let Some(keys) = &self.keys {
+            keys.add(&all, &BooleanArray::from(go), "delete")?;
+        }
+        let Some((clean, touched)) = self.whose.redact(&kept)? else { return Ok(kept) };
+        let touched = BooleanArray::from(touched);
+        self.redacted.fetch_add(touched.true_count() as u64, Ordering::Relaxed);
+        if let Some(keys) = &self.keys {
+            keys.add(&clean, &touched, "replace")?;
+        }
         Ok(clean)
+    }
+
+    fn before_commit(&self) -> BoxFuture<'_, Result<(), MaintainError>> {
+        async {
+            match &self.keys {
+                Some(keys) => Ok(keys.keep().await?),
+                None => Ok(()),
+            }
+        }
+        .boxed()
     }
 }
 
@@ -83,8 +107,8 @@ impl Whose {
     }
 
     /// Rows with the address replaced in every text column but `recipient`, which is another person's in rows that
-    /// stay; and how many rows changed. `None` when none did.
-    pub(super) fn redact(&self, rows: &RecordBatch) -> Result<Option<(RecordBatch, u64)>, ArrowError> {
+    /// stay; and which rows changed. `None` when none did.
+    pub(super) fn redact(&self, rows: &RecordBatch) -> Result<Option<(RecordBatch, Vec<bool>)>, ArrowError> {
         let Self::Recipient { forms, tenant } = self else { return Ok(None) };
         let tenants = text(rows, "tenant_id")?;
         let mut touched = vec![false; rows.num_rows()];
@@ -98,11 +122,10 @@ impl Whose {
                 *column = clean;
             }
         }
-        let changed = touched.iter().filter(|touched| **touched).count() as u64;
-        if changed == 0 {
+        if !touched.contains(&true) {
             return Ok(None);
         }
-        Ok(Some((RecordBatch::try_new(rows.schema(), columns)?, changed)))
+        Ok(Some((RecordBatch::try_new(rows.schema(), columns)?, touched)))
     }
 }
 
@@ -227,7 +250,7 @@ mod tests {
     fn edit(tenant: Option<&str>) -> EraseEdit {
         let forms = AddressForms::new("PERSON4@secret.example").unwrap();
         let tenant = tenant.map(|name| TenantId::new(name).unwrap());
-        EraseEdit::new(Whose::Recipient { forms, tenant }, HashSet::from(["message-0838".to_owned()]))
+        EraseEdit::new(Whose::Recipient { forms, tenant }, HashSet::from(["message-0838".to_owned()]), None)
     }
 
     /// Six events to six people, whose texts all name person 4.

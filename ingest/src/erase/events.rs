@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::edit::EraseEdit;
+use super::keys::{self, ErasedKeys};
 use super::look::Looked;
 use super::{Erase, EraseError, TableErased};
 use crate::maintain::MaintainError;
@@ -31,6 +32,7 @@ impl Erase {
         let mut done = TableErased { table: EventsTable::NAME.to_owned(), ..TableErased::default() };
         let mut messages = HashSet::new();
         let mut clean = Known::new();
+        let is_taken_elsewhere = keys::is_wanted(&self.store).await.map_err(MaintainError::from)?;
         for _ in 0..PASSES_MAX {
             let pinned = self.events.pin(None).await?;
             let files = self.events.files(&pinned)?;
@@ -44,7 +46,8 @@ impl Erase {
                 days.entry(file.day()).or_default().push(file.path.clone());
             }
             for paths in days.into_values() {
-                let edit = Arc::new(EraseEdit::new(self.whose.clone(), messages.clone()));
+                let erased = is_taken_elsewhere.then(|| ErasedKeys::new(&self.store, &self.ids));
+                let edit = Arc::new(EraseEdit::new(self.whose.clone(), messages.clone(), erased));
                 match self.events.rewrite(lease, &paths, Some(edit.clone()), &self.settings).await {
                     Ok(rewritten) => {
                         done.rows_erased += rewritten.dropped.values().sum::<u64>();

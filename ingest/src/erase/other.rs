@@ -44,7 +44,7 @@ impl Erase {
                 done.version = version(&table);
                 return Ok(done);
             }
-            let edit = EraseEdit::new(self.whose.clone(), HashSet::new());
+            let edit = EraseEdit::new(self.whose.clone(), HashSet::new(), None);
             let adds = self.write_anew(&table, &log_store, concerned.clone(), &edit).await?;
             match self.swap(&table, &log_store, &concerned, adds).await {
                 Ok(()) => {

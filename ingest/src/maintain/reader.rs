@@ -76,11 +76,16 @@ pub async fn registered(store: &LakeStore) -> Result<Vec<ReaderPosition>, Mainta
             readers.push(ReaderPosition { reader: name, lsn });
         }
     }
-    for name in document::names(store, FOLDER).await? {
-        let Some(reader) = name.strip_suffix(".json") else { continue };
-        readers.extend(ReaderPosition::kept(store, reader).await?);
+    for reader in names(store).await? {
+        readers.extend(ReaderPosition::kept(store, &reader).await?);
     }
     Ok(readers)
+}
+
+/// The names of readers whose positions stand in no table.
+pub(crate) async fn names(store: &LakeStore) -> Result<Vec<String>, DocumentError> {
+    let names = document::names(store, FOLDER).await?;
+    Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
 }
 
 /// The names of a lake's tables.

@@ -32,8 +32,9 @@ use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
 use deltalake::kernel::Add;
 use deltalake::operations::write::WriterStatsConfig;
 use deltalake::operations::write::writer::{DeltaWriter, WriterConfig};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
@@ -72,6 +73,11 @@ pub struct RewriteSettings {
 pub trait Edit: Send + Sync {
     /// Called with some thousand rows at a time, in no order, with all columns of the table.
     fn apply(&self, rows: RecordBatch) -> Result<RecordBatch, ArrowError>;
+
+    /// Called when all rows were applied and written, right before the commit, which an error prevents.
+    fn before_commit(&self) -> BoxFuture<'_, Result<(), MaintainError>> {
+        std::future::ready(Ok(())).boxed()
+    }
 }
 
 /// What a rewrite did.
@@ -142,6 +148,9 @@ impl EventsTable {
                 dropped: dropped_rows,
                 written: done.rows_written,
             });
+        }
+        if let Some(edit) = &edit {
+            edit.before_commit().await?;
         }
         done.version = self
             .swap(

@@ -29,6 +29,8 @@ fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
         "== 2.",
         "== 3.",
         "== 4.",
+        "== 5.",
+        "the same rows, each once",
         "baseline",
         "A review",
         "gmail-like",
@@ -75,5 +77,11 @@ fn demo_tells_the_whole_story_in_numbers_that_sql_gives_again() {
         count("SELECT count(*) FROM events WHERE event_type = 'held' AND tenant_id = 'acme'") > 500,
         "{told}"
     );
+    // what left is what the lake had then
+    let left = count(
+        "SELECT sum(rows_loaded) FROM export_batches WHERE connector = 'warehouse' AND state = 'committed'",
+    );
+    assert!(left > 1_000 && told.contains(&format!("{left} rows, as Parquet")), "{left}: {told}");
+    assert!(dir.join("warehouse/events").read_dir().unwrap().count() > 8, "a folder for each day");
     assert_eq!(count("SELECT count(*) FROM reviews WHERE state = 'open' AND tenant_id = 'acme'"), 1);
 }
