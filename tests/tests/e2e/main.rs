@@ -20,6 +20,7 @@ mod disk;
 mod domain_reports;
 mod elsewhere;
 mod erasure;
+mod exports;
 mod feedback;
 mod golden_lake;
 mod hostile;
