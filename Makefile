@@ -37,8 +37,8 @@ PEERS := $(VENV)/ready $(SENDLAKE_TEST_VENVS)/ready
 test: build $(PEERS)  ## run all tests, or TEST=…; makes a Python venv for the peers by itself
 	$(CARGO) test --workspace --locked $(if $(TEST),-- $(TEST) --nocapture)
 
-torture: build $(PEERS)  ## 100 kills of two nodes over 200,000 events, 40 power cuts; all at seeded points
-	SENDLAKE_TORTURE_KILLS=100 SENDLAKE_TORTURE_MESSAGES=95000 SENDLAKE_POWER_CUTS=40 SENDLAKE_POWER_MESSAGES=10000 \
+torture: build $(PEERS)  ## 100 kills of two nodes over 200,000 events, 40 power cuts, 50 kills of loads; all at seeded points
+	SENDLAKE_EXPORT_KILLS=50 SENDLAKE_TORTURE_KILLS=100 SENDLAKE_TORTURE_MESSAGES=95000 SENDLAKE_POWER_CUTS=40 SENDLAKE_POWER_MESSAGES=10000 \
 		$(CARGO) test --workspace --locked --test e2e torture -- --nocapture --test-threads 1
 
 MINUTES ?= 30
