@@ -14,12 +14,18 @@
 pub mod batch;
 pub mod connect;
 pub mod files;
+mod fit;
 pub mod mapping;
+mod pgwire;
 pub mod plan;
+pub mod redshift;
 pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
 pub mod stage;
+mod statement;
 pub mod target;
+#[cfg(test)]
+mod testing;
 pub mod verify;
