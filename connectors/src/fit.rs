@@ -171,7 +171,11 @@ mod tests {
     use super::*;
     use arrow::array::StringArray;
 
-    fn fitted(kind: Kind, most: usize, values: &[Option<&str>]) -> Option<Vec<(Option<String>, Option<String>)>> {
+    fn fitted(
+        kind: Kind,
+        most: usize,
+        values: &[Option<&str>],
+    ) -> Option<Vec<(Option<String>, Option<String>)>> {
         let column = Column { name: "c".to_owned(), kind, nullable: true, mask: None };
         let schema = Arc::new(Schema::new(vec![Field::new("c", DataType::Utf8, true)]));
         let array: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
@@ -205,8 +209,14 @@ mod tests {
         for (value, note) in &rows {
             let value = value.as_deref().unwrap();
             assert!(value.len() <= 2_000 && note.is_some(), "{value}");
-            assert!(value.contains("1e400") || serde_json::from_str::<Value>(value).unwrap().is_object(), "{value}");
+            assert!(
+                value.contains("1e400") || serde_json::from_str::<Value>(value).unwrap().is_object(),
+                "{value}"
+            );
         }
-        assert!(rows[1].1.as_deref().unwrap().contains("no JSON") || rows[1].0.as_deref().unwrap().contains("ufffd"));
+        assert!(
+            rows[1].1.as_deref().unwrap().contains("no JSON")
+                || rows[1].0.as_deref().unwrap().contains("ufffd")
+        );
     }
 }

@@ -109,7 +109,9 @@ impl Connection {
         for message in answer.map_err(|error| said(&self.place, &error))? {
             match message {
                 SimpleQueryMessage::Row(row) => {
-                    rows.push((0..row.len()).map(|i| row.try_get(i).ok().flatten().map(str::to_owned)).collect());
+                    rows.push(
+                        (0..row.len()).map(|i| row.try_get(i).ok().flatten().map(str::to_owned)).collect(),
+                    );
                 }
                 SimpleQueryMessage::CommandComplete(changed) => count = changed,
                 _ => {}
@@ -148,7 +150,10 @@ fn tls(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, TargetError> {
         return Ok(connector);
     };
     let roots = read_roots(path).map_err(|reason| {
-        TargetError::Refused(format!("ca_file {} cannot be used: {reason}; it must hold certificates as PEM", path.display()))
+        TargetError::Refused(format!(
+            "ca_file {} cannot be used: {reason}; it must hold certificates as PEM",
+            path.display()
+        ))
     })?;
     let config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
@@ -172,7 +177,9 @@ pub fn said(place: &str, error: &tokio_postgres::Error) -> TargetError {
     let Some(database) = error.as_db_error() else {
         let reason = error_chain(error);
         return if reason.contains("password missing") {
-            TargetError::Credentials(format!("{place} asks for a password and none is configured; set password"))
+            TargetError::Credentials(format!(
+                "{place} asks for a password and none is configured; set password"
+            ))
         } else if reason.contains("certificate") {
             TargetError::Refused(format!(
                 "{place}: its certificate is not accepted ({reason}); set ca_file to the authority that signed it"
@@ -201,8 +208,13 @@ pub fn meaning(code: &SqlState, message: &str, text: String) -> TargetError {
     match class {
         "28" => TargetError::Credentials(text),
         _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => TargetError::Credentials(text),
-        _ if has(&["Access Denied", "AccessDenied", "not authorized to assume", "InvalidAccessKeyId", "403"])
-            && has(&["S3", "IAM", "iam", "Spectrum"]) =>
+        _ if has(&[
+            "Access Denied",
+            "AccessDenied",
+            "not authorized to assume",
+            "InvalidAccessKeyId",
+            "403",
+        ]) && has(&["S3", "IAM", "iam", "Spectrum"]) =>
         {
             TargetError::Credentials(text)
         }

@@ -44,10 +44,14 @@ pub async fn connect(
     connector: &str,
     secrets: &dyn SecretSource,
 ) -> Result<Redshift, TargetError> {
-    let of = |key: &str, problem: String| TargetError::Refused(format!("export.{connector}.redshift.{key}: {problem}"));
+    let of = |key: &str, problem: String| {
+        TargetError::Refused(format!("export.{connector}.redshift.{key}: {problem}"))
+    };
     settings.check().map_err(|(key, problem)| of(key, problem))?;
     if !is_plain(connector) {
-        return Err(TargetError::Refused(format!("export.{connector:?}: quotes cannot stand in a connector's name")));
+        return Err(TargetError::Refused(format!(
+            "export.{connector:?}: quotes cannot stand in a connector's name"
+        )));
     }
     let store = open_amazon(&settings.bucket, &settings.options).map_err(|error| match error {
         StoreError::Profile { .. } => TargetError::Credentials(error.to_string()),
@@ -67,7 +71,10 @@ pub async fn connect(
         }
         (None, Some(api)) => {
             let region = api.region.clone().or_else(|| region(settings)).ok_or_else(|| {
-                of("data_api.region", "it is not set, and neither is AWS_REGION in the environment".to_owned())
+                of(
+                    "data_api.region",
+                    "it is not set, and neither is AWS_REGION in the environment".to_owned(),
+                )
             })?;
             let http = reqwest::Client::builder()
                 .connect_timeout(Duration::from_secs(30))

@@ -28,7 +28,11 @@ pub fn fill(template: &str, values: &[(&str, &str)]) -> String {
 
 /// The statements of a file, one ending in a semicolon at the end of a line.
 pub fn each(template: &str, values: &[(&str, &str)]) -> Vec<String> {
-    fill(template, values).split(";\n").map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect()
+    fill(template, values)
+        .split(";\n")
+        .map(|one| one.trim().to_owned())
+        .filter(|one| !one.is_empty())
+        .collect()
 }
 
 /// A name in double quotes.

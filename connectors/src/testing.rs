@@ -57,7 +57,8 @@ pub fn staged(
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap()))
         .set_max_row_group_row_count(Some(50_000))
         .build();
-    let mut writer = ArrowWriter::try_new(File::create(&file).unwrap(), schema.clone(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(&file).unwrap(), schema.clone(), Some(properties)).unwrap();
     let (mut count, mut first, mut last) = (0, String::from("9999"), String::new());
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
@@ -94,7 +95,8 @@ fn fill(row: &mut Value, shape: &Mapping) {
     use crate::mapping::Kind;
     let row = row.as_object_mut().unwrap();
     row.retain(|name, _| shape.names().any(|column| column == name));
-    let missing: Vec<_> = shape.columns.iter().filter(|column| !column.nullable && !row.contains_key(&column.name)).collect();
+    let missing: Vec<_> =
+        shape.columns.iter().filter(|column| !column.nullable && !row.contains_key(&column.name)).collect();
     for column in missing {
         let value = match column.kind {
             Kind::Text => json!(""),
@@ -122,7 +124,8 @@ impl JobLog for Jobs {
 
 /// The Python of the venv `name`, which `make test` makes; without it, says so in one line.
 pub fn python(name: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("SENDLAKE_TEST_VENVS").map(|folder| PathBuf::from(folder).join(name).join("bin/python"));
+    let found = std::env::var_os("SENDLAKE_TEST_VENVS")
+        .map(|folder| PathBuf::from(folder).join(name).join("bin/python"));
     match found.filter(|python| python.exists()) {
         Some(python) => Some(python),
         None => {
@@ -276,7 +279,8 @@ pub fn all_columns() -> Arc<Mapping> {
 
 /// The key columns and `names`.
 pub fn columns(names: &[&str]) -> Arc<Mapping> {
-    let names: Vec<String> = names.iter().chain(&crate::mapping::KEY_COLUMNS).map(|name| (*name).to_owned()).collect();
+    let names: Vec<String> =
+        names.iter().chain(&crate::mapping::KEY_COLUMNS).map(|name| (*name).to_owned()).collect();
     Arc::new(Mapping::of_events(&names, &[], &Default::default()).unwrap())
 }
 
@@ -297,7 +301,10 @@ pub async fn loads_each_event_once(target: &dyn crate::target::Target, folder: &
         rows.push(target.load(batch, &log).await.unwrap().rows);
         target.load(batch, &log).await.unwrap();
     }
-    assert!(rows.iter().zip([200, 100, 100]).all(|(told, real)| told.is_none_or(|told| told == real)), "{rows:?}");
+    assert!(
+        rows.iter().zip([200, 100, 100]).all(|(told, real)| told.is_none_or(|told| told == real)),
+        "{rows:?}"
+    );
     assert_eq!(target.tally(&mapping, &all_bounds()).await.unwrap(), tallied(0..400));
 
     let corrected = (90..110).map(|n| {

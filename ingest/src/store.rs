@@ -92,8 +92,10 @@ pub fn open_store_by(
 /// Opens the bucket of `location`, `s3://bucket/…`, as [`open_store`] does, as what it is: who signs requests to other
 /// services of Amazon takes its credentials.
 pub fn open_amazon(location: &str, options: &BTreeMap<String, String>) -> Result<AmazonS3, StoreError> {
-    let not_s3 =
-        |reason: String| StoreError::NotAUrl { location: location.to_owned(), reason: format!("{reason}, not s3://…") };
+    let not_s3 = |reason: String| StoreError::NotAUrl {
+        location: location.to_owned(),
+        reason: format!("{reason}, not s3://…"),
+    };
     let url = Url::parse(location).map_err(|error| not_s3(error.to_string()))?;
     if url.scheme() != "s3" {
         return Err(not_s3(format!("it is {}://", url.scheme())));

@@ -1,9 +1,9 @@
 //! The statements that somebody runs by hand: schema, grants, tables, and the lake in place.
 
+use super::LEDGER;
 use super::schema::definitions;
 use super::settings::Settings;
 use super::spectrum::{MANIFESTS, add_partitions};
-use super::LEDGER;
 use crate::mapping::{Column, Kind, Mapping};
 use crate::statement::{fill, identifier, text};
 
@@ -21,19 +21,22 @@ pub fn ddl(settings: &Settings, mapping: &Mapping, lake_url: &str) -> String {
         "default" => ("default".to_owned(), "default".to_owned()),
         arn => (text(arn), text(arn)),
     };
-    let table = fill(include_str!("sql/table.sql"), &[
-        ("target", &target),
-        ("columns", &definitions(mapping, settings.json).join(",\n  ")),
-    ]);
+    let table = fill(
+        include_str!("sql/table.sql"),
+        &[("target", &target), ("columns", &definitions(mapping, settings.json).join(",\n  "))],
+    );
     let ledger_table = fill(include_str!("sql/ledger.sql"), &[("ledger", &ledger)]);
-    let setup = with_comments(include_str!("sql/setup.sql"), &[
-        ("schema", schema.as_str()),
-        ("database", &identifier(&settings.database)),
-        ("user", &user),
-        ("role_of_grant", &role_of_grant),
-        ("ledger_table", &ledger_table),
-        ("table", &table),
-    ]);
+    let setup = with_comments(
+        include_str!("sql/setup.sql"),
+        &[
+            ("schema", schema.as_str()),
+            ("database", &identifier(&settings.database)),
+            ("user", &user),
+            ("role_of_grant", &role_of_grant),
+            ("ledger_table", &ledger_table),
+            ("table", &table),
+        ],
+    );
     let table_url = format!("{}/{}", lake_url.trim_end_matches('/'), mapping.table);
     let external: Vec<String> = mapping
         .columns
@@ -43,15 +46,18 @@ pub fn ddl(settings: &Settings, mapping: &Mapping, lake_url: &str) -> String {
         .collect();
     let lake_schema = format!("{}_lake", settings.schema);
     let day = add_partitions(&lake_schema, &mapping.table, &table_url, ["2026-01-31"]).join("\n");
-    let in_place = with_comments(include_str!("sql/in_place.sql"), &[
-        ("lake_schema", identifier(&lake_schema).as_str()),
-        ("lake_table", &identifier(&mapping.table)),
-        ("catalog", &text(&lake_schema)),
-        ("iam_role", &iam_role),
-        ("external_columns", &external.join(",\n  ")),
-        ("manifests", &text(&format!("{table_url}/{MANIFESTS}"))),
-        ("partitions", &day),
-    ]);
+    let in_place = with_comments(
+        include_str!("sql/in_place.sql"),
+        &[
+            ("lake_schema", identifier(&lake_schema).as_str()),
+            ("lake_table", &identifier(&mapping.table)),
+            ("catalog", &text(&lake_schema)),
+            ("iam_role", &iam_role),
+            ("external_columns", &external.join(",\n  ")),
+            ("manifests", &text(&format!("{table_url}/{MANIFESTS}"))),
+            ("partitions", &day),
+        ],
+    );
     format!("{setup}\n\n{in_place}\n")
 }
 

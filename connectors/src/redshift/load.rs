@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::NaiveDate;
-use sendlake_control::clock::Timestamp;
 
 use super::Redshift;
 use super::schema::{Found, Plan, definitions, found, plan, staged_type_of, value_of};
@@ -12,17 +11,24 @@ use crate::batch::Change;
 use crate::fit::NOTE_COLUMN;
 use crate::mapping::Mapping;
 use crate::statement::{each, fill, identifier, is_plain, text};
+use crate::tally::{edges, hour_tally, positions};
 use crate::target::{Bounds, HourTally, JobLog, Loaded, StagedBatch, TargetError};
 
 /// Of the statements of a transaction, the one that changes the table: after those of `stage.sql`.
 const CHANGE: usize = 4;
 
 impl Redshift {
-    async fn found(&self, mapping: &Mapping) -> Result<std::collections::BTreeMap<String, Found>, TargetError> {
-        let sql = fill(include_str!("sql/columns.sql"), &[
-            ("schema_text", &text(&self.settings.schema)),
-            ("table_text", &text(self.settings.table_name(&mapping.table))),
-        ]);
+    async fn found(
+        &self,
+        mapping: &Mapping,
+    ) -> Result<std::collections::BTreeMap<String, Found>, TargetError> {
+        let sql = fill(
+            include_str!("sql/columns.sql"),
+            &[
+                ("schema_text", &text(&self.settings.schema)),
+                ("table_text", &text(self.settings.table_name(&mapping.table))),
+            ],
+        );
         Ok(found(self.client.ask(&sql).await?))
     }
 
@@ -109,16 +115,13 @@ impl Redshift {
         bounds: &Bounds,
     ) -> Result<Vec<HourTally>, TargetError> {
         let Some(positions) = positions(bounds) else { return Ok(Vec::new()) };
-        // The last instant that is counted is the one before `to`.
-        let last = Timestamp(bounds.to.0.saturating_sub(1));
-        let day = |at: Timestamp| text(&at.to_chrono().format("%Y-%m-%d").to_string());
-        let instant = |at: Timestamp| text(&at.to_chrono().format("%Y-%m-%d %H:%M:%S%.6f+00").to_string());
+        let [first_day, last_day, from, to] = edges(bounds);
         let values = [
             ("target", self.table(mapping)),
-            ("first_day", day(bounds.from)),
-            ("last_day", day(last)),
-            ("from", instant(bounds.from)),
-            ("to", instant(bounds.to)),
+            ("first_day", first_day),
+            ("last_day", last_day),
+            ("from", from),
+            ("to", to),
             ("positions", positions),
         ];
         let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -126,36 +129,14 @@ impl Redshift {
         rows.iter()
             .map(|row| {
                 hour_tally(row).ok_or_else(|| {
-                    TargetError::JobFailed(format!("{}: a tally that cannot be read: {row:?}", self.shown(mapping)))
+                    TargetError::JobFailed(format!(
+                        "{}: a tally that cannot be read: {row:?}",
+                        self.shown(mapping)
+                    ))
                 })
             })
             .collect()
     }
-}
-
-/// Rows of the bounds' spools up to their positions, as a condition; `None` when there are none.
-pub(crate) fn positions(bounds: &Bounds) -> Option<String> {
-    let each: Vec<String> = bounds
-        .positions
-        .iter()
-        .map(|(incarnation, lsn)| {
-            format!("(incarnation = {} AND lsn <= {})", text(&incarnation.to_string()), i64::try_from(*lsn).unwrap_or(i64::MAX))
-        })
-        .collect();
-    (!each.is_empty()).then(|| each.join(" OR "))
-}
-
-/// An hour as seconds since the epoch, rows, events, the sum of LSNs.
-pub(crate) fn hour_tally(row: &[Option<String>]) -> Option<HourTally> {
-    let [Some(hour), Some(rows), Some(events), Some(lsn_sum)] = row else { return None };
-    // An hour has no fraction, but it may be written with one.
-    let whole = |text: &str| text.split_once('.').map_or(text, |(whole, _)| whole).parse::<i64>().ok();
-    Some(HourTally {
-        hour: Timestamp::from_secs(whole(hour)?),
-        rows: rows.parse().ok()?,
-        events: events.parse().ok()?,
-        lsn_sum: u64::try_from(whole(lsn_sum)?).ok()?,
-    })
 }
 
 /// What a batch's statements name.
@@ -202,7 +183,13 @@ impl Names {
     }
 
     /// The batch's one transaction.
-    fn transaction(&self, redshift: &Redshift, staged: &Mapping, manifest_url: &str, noted: bool) -> Vec<String> {
+    fn transaction(
+        &self,
+        redshift: &Redshift,
+        staged: &Mapping,
+        manifest_url: &str,
+        noted: bool,
+    ) -> Vec<String> {
         let (stage, json) = (self.get("stage"), redshift.settings.json);
         let mut stage_columns: Vec<String> = staged
             .columns
@@ -221,8 +208,13 @@ impl Names {
         let note_value = if noted { format!("LEFT({stage}.{note}, 1000)") } else { "NULL".to_owned() };
         columns.push((note, note_value));
         let (names, staged_values): (Vec<_>, Vec<_>) = columns.iter().cloned().unzip();
-        let assignments: Vec<String> =
-            columns.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        // Those that ON compares are equal already.
+        let compared = ["event_id", "event_date"].map(identifier);
+        let assignments: Vec<String> = columns
+            .iter()
+            .filter(|(name, _)| !compared.contains(name))
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
         let iam_role = match redshift.settings.iam_role.as_str() {
             "default" => "default".to_owned(),
             arn => text(arn),

@@ -124,7 +124,9 @@ pub fn plan(
 ) -> Result<Plan, TargetError> {
     let mut plan = Plan { add: Vec::new(), limits: BTreeMap::new() };
     let refuse = |column: &str, what: String| {
-        Err(TargetError::Schema(format!("table {table}, column {column}: {what}; nothing is loaded until it is put right")))
+        Err(TargetError::Schema(format!(
+            "table {table}, column {column}: {what}; nothing is loaded until it is put right"
+        )))
     };
     for column in &mapping.columns {
         let name = &column.name;
@@ -170,7 +172,10 @@ pub fn plan(
         if !ours && !there.nullable {
             return refuse(
                 name,
-                format!("found {} NOT NULL, and no event has it: drop NOT NULL there, or the column", there.data_type),
+                format!(
+                    "found {} NOT NULL, and no event has it: drop NOT NULL there, or the column",
+                    there.data_type
+                ),
             );
         }
     }

@@ -138,7 +138,10 @@ impl Settings {
         ];
         for (key, value) in named {
             if !is_plain(value) {
-                return Err((key, "quotes, backslashes, braces and semicolons cannot stand in it".to_owned()));
+                return Err((
+                    key,
+                    "quotes, backslashes, braces and semicolons cannot stand in it".to_owned(),
+                ));
             }
             if value.is_empty() && key != "table" {
                 return Err((key, "it is not set".to_owned()));
@@ -146,17 +149,29 @@ impl Settings {
         }
         for (key, name) in [("schema", &self.schema), ("table", &self.table)] {
             if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
-                return Err((key, "small letters, digits and _ alone: Redshift folds names to small letters".to_owned()));
+                return Err((
+                    key,
+                    "small letters, digits and _ alone: Redshift folds names to small letters".to_owned(),
+                ));
             }
         }
         if !self.bucket.starts_with("s3://") {
-            return Err(("bucket", format!("{:?} is no s3://bucket/folder; COPY reads S3 alone", self.bucket)));
+            return Err((
+                "bucket",
+                format!("{:?} is no s3://bucket/folder; COPY reads S3 alone", self.bucket),
+            ));
         }
         if self.iam_role != "default" && !self.iam_role.starts_with("arn:") {
-            return Err(("iam_role", "write the role's ARN, or \"default\" for the warehouse's default role".to_owned()));
+            return Err((
+                "iam_role",
+                "write the role's ARN, or \"default\" for the warehouse's default role".to_owned(),
+            ));
         }
         if self.load_timeout_s == 0 || self.load_timeout_s > 86_400 {
-            return Err(("load_timeout_s", "from 1 to 86400, a day, which is the Data API's own limit".to_owned()));
+            return Err((
+                "load_timeout_s",
+                "from 1 to 86400, a day, which is the Data API's own limit".to_owned(),
+            ));
         }
         match (&self.data_api, &self.wire) {
             (Some(api), None) => api.check(),
@@ -176,7 +191,8 @@ impl DataApi {
         match (&self.workgroup, &self.cluster) {
             (Some(_), None) if self.db_user.is_some() => Err((
                 "data_api.db_user",
-                "a workgroup takes the user from the IAM identity, or from secret_arn; leave db_user out".to_owned(),
+                "a workgroup takes the user from the IAM identity, or from secret_arn; leave db_user out"
+                    .to_owned(),
             )),
             (Some(_), None) | (None, Some(_)) => Ok(()),
             _ => Err((

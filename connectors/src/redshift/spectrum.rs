@@ -66,6 +66,8 @@ mod tests {
         assert_eq!(objects[1].path, "_symlink_format_manifest/event_date=2026-01-02/manifest");
         assert_eq!(objects[1].text, "s3://b/a\ns3://b/x\n");
         let statements = add_partitions("lake", "events", "s3://b/lake/events/", ["2026-01-01"]);
-        assert!(statements[0].ends_with("'s3://b/lake/events/_symlink_format_manifest/event_date=2026-01-01';"));
+        assert!(
+            statements[0].ends_with("'s3://b/lake/events/_symlink_format_manifest/event_date=2026-01-01';")
+        );
     }
 }

@@ -118,7 +118,8 @@ impl Bucket {
         let unreadable =
             |error: std::io::Error| TargetError::Local(format!("staged file {}: {error}", file.display()));
         let mut source = tokio::fs::File::open(file).await.map_err(unreadable)?;
-        let upload = self.store.put_multipart(path).await.map_err(|error| self.said("writing", path, error))?;
+        let upload =
+            self.store.put_multipart(path).await.map_err(|error| self.said("writing", path, error))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let mut buffer = vec![0; 1 << 20];
         loop {
@@ -154,10 +155,14 @@ impl Bucket {
         use object_store::Error;
         let url = self.url_of(path);
         match error {
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => TargetError::Credentials(format!(
-                "{doing} {url}: {error}; the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
-            )),
-            Error::NotFound { .. } => TargetError::Refused(format!("{doing} {url}: {error}; make the bucket")),
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+                TargetError::Credentials(format!(
+                    "{doing} {url}: {error}; the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
+                ))
+            }
+            Error::NotFound { .. } => {
+                TargetError::Refused(format!("{doing} {url}: {error}; make the bucket"))
+            }
             _ => TargetError::Away(format!("{doing} {url}: {error}")),
         }
     }
@@ -191,7 +196,13 @@ fn fits(file: &Path, columns: &[Column], limits: &Limits) -> Result<bool, String
     Ok(true)
 }
 
-fn rewrite(file: &Path, copy: &Path, columns: &[Column], limits: &Limits, codec: Codec) -> Result<(), String> {
+fn rewrite(
+    file: &Path,
+    copy: &Path,
+    columns: &[Column],
+    limits: &Limits,
+    codec: Codec,
+) -> Result<(), String> {
     fn text(error: impl std::fmt::Display) -> String {
         error.to_string()
     }

@@ -14,8 +14,8 @@ use crate::pgwire::SslMode;
 use crate::secret::SecretRef;
 use crate::secret::tests::NoSecrets;
 use crate::testing::{
-    Jobs, Running, all_bounds, all_columns, columns, free_port, key_row, loads_each_event_once, lose_answer, peak_mib, peer,
-    python, staged, tallied, told,
+    Jobs, Running, all_bounds, all_columns, columns, free_port, key_row, loads_each_event_once, lose_answer,
+    peak_mib, peer, python, staged, tallied, told,
 };
 
 const KEY: &str = "admin";
@@ -102,7 +102,13 @@ impl StandIn {
     /// The rows of `sql`, by Amazon's client.
     fn judge(&self, sql: &str) -> Value {
         let mut command = Command::new(&self.python);
-        command.arg(peer("redshift_judge.py")).args(["127.0.0.1", &self.wire.to_string(), "dev", "loader", "hunter2"]);
+        command.arg(peer("redshift_judge.py")).args([
+            "127.0.0.1",
+            &self.wire.to_string(),
+            "dev",
+            "loader",
+            "hunter2",
+        ]);
         told(command.arg(sql).env("REDSHIFT_PLAIN", "1"))
     }
 
@@ -127,7 +133,12 @@ fn seaweed(python: &std::path::Path, folder: &std::path::Path) -> (Running, u16)
         .arg(format!("-dir={}", folder.join("weed").display()))
         .args([port("master.port", 0), port("master.port.grpc", 1), port("volume.port", 2)])
         .args([port("volume.port.grpc", 3), port("filer.port", 4), port("filer.port.grpc", 5)])
-        .args([port("s3.port", 6), port("s3.port.grpc", 7), port("admin.port", 8), port("admin.port.grpc", 9)])
+        .args([
+            port("s3.port", 6),
+            port("s3.port.grpc", 7),
+            port("admin.port", 8),
+            port("admin.port.grpc", 9),
+        ])
         .env("AWS_ACCESS_KEY_ID", KEY)
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
         .stderr(std::process::Stdio::null());
@@ -151,11 +162,16 @@ async fn each_event_is_loaded_once_through_the_data_api() {
 }
 
 fn judged(stand_in: &StandIn) {
-    let counts = stand_in.judge("SELECT COUNT(*), COUNT(DISTINCT event_id), COUNT(recipient) FROM main.events");
+    let counts =
+        stand_in.judge("SELECT COUNT(*), COUNT(DISTINCT event_id), COUNT(recipient) FROM main.events");
     assert_eq!(counts, json!([[350, 350, 10]]));
     let ledger = "SELECT batch_id, change, rows_staged FROM main.sendlake_batches ORDER BY batch_id";
     let loaded = json!([
-        ["aa01", "add", 200], ["aa02", "add", 150], ["aa03", "add", 400], ["bb01", "replace", 20], ["cc01", "delete", 50],
+        ["aa01", "add", 200],
+        ["aa02", "add", 150],
+        ["aa03", "add", 400],
+        ["bb01", "replace", 20],
+        ["cc01", "delete", 50],
     ]);
     assert_eq!(stand_in.judge(ledger), loaded);
     assert_eq!(stand_in.objects(), Vec::<String>::new());
@@ -180,7 +196,8 @@ async fn an_answer_that_is_lost_doubles_nothing() {
     for (n, settings) in settings.iter().enumerate() {
         let first = n as u64 * 100;
         let redshift = connect(settings, "warehouse", &NoSecrets).await.unwrap();
-        let mut batch = staged(folder, &format!("d{n}"), Change::Add, &mapping, (first..first + 150).map(key_row));
+        let mut batch =
+            staged(folder, &format!("d{n}"), Change::Add, &mapping, (first..first + 150).map(key_row));
         let error = redshift.load(&batch, &log).await.unwrap_err();
         assert_eq!(error.kind(), "away", "{error}");
         batch.job_id = log.0.lock().last().cloned();
@@ -189,7 +206,10 @@ async fn an_answer_that_is_lost_doubles_nothing() {
         assert_eq!(held, tallied(0..first + 150), "{n}");
     }
     assert_eq!(stand_in.judge("SELECT COUNT(*) FROM main.sendlake_batches"), json!([[5]]));
-    assert_eq!(stand_in.judge("SELECT COUNT(*), COUNT(DISTINCT event_id) FROM main.events"), json!([[550, 550]]));
+    assert_eq!(
+        stand_in.judge("SELECT COUNT(*), COUNT(DISTINCT event_id) FROM main.events"),
+        json!([[550, 550]])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +254,13 @@ async fn loaders_at_once_leave_one_copy() {
             redshift.load(&again, &log).await.unwrap();
         }
     };
-    tokio::join!(load(&wire, &same), load(&other, &same), load(&api, &same), load(&wire, &overlapping), load(&api, &overlapping));
+    tokio::join!(
+        load(&wire, &same),
+        load(&other, &same),
+        load(&api, &same),
+        load(&wire, &overlapping),
+        load(&api, &overlapping)
+    );
     assert_eq!(wire.tally(&mapping, &all_bounds()).await.unwrap(), tallied(0..4_000));
     assert_eq!(stand_in.judge("SELECT COUNT(*) FROM main.sendlake_batches"), json!([[2]]));
 }
@@ -242,7 +268,16 @@ async fn loaders_at_once_leave_one_copy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn values_come_through_as_they_are() {
     let Some(stand_in) = StandIn::start() else { return };
-    let mapping = columns(&["seq", "reply_text", "transcript", "detail", "tags", "attempt", "spf_aligned", "next_attempt_at"]);
+    let mapping = columns(&[
+        "seq",
+        "reply_text",
+        "transcript",
+        "detail",
+        "tags",
+        "attempt",
+        "spf_aligned",
+        "next_attempt_at",
+    ]);
     let redshift = stand_in.wire().await;
     redshift.prepare(&mapping).await.unwrap();
     let json_text = json!({"quote": "\"it's\"\\", "lines": "a\nb\tc", "mail": "ü😀@例え", "n": 1.5, "list": [null, true]});
@@ -253,10 +288,22 @@ async fn values_come_through_as_they_are() {
         row
     };
     let rows = [
-        with(0, json!({"seq": i64::MAX, "attempt": i32::MIN, "reply_text": "", "detail": json_text.to_string()})),
-        with(1, json!({"seq": i64::MIN, "attempt": i32::MAX, "reply_text": "a'b\"c\\d\r\n😀", "tags": "{}", "spf_aligned": true})),
-        with(2, json!({"occurred_at": "1970-01-01T00:00:00Z", "event_date": "1970-01-01", "next_attempt_at": "9999-12-31T23:59:59.999999Z"})),
-        with(3, json!({"transcript": long, "reply_text": "a\u{0}b", "detail": json!({"text": long}).to_string()})),
+        with(
+            0,
+            json!({"seq": i64::MAX, "attempt": i32::MIN, "reply_text": "", "detail": json_text.to_string()}),
+        ),
+        with(
+            1,
+            json!({"seq": i64::MIN, "attempt": i32::MAX, "reply_text": "a'b\"c\\d\r\n😀", "tags": "{}", "spf_aligned": true}),
+        ),
+        with(
+            2,
+            json!({"occurred_at": "1970-01-01T00:00:00Z", "event_date": "1970-01-01", "next_attempt_at": "9999-12-31T23:59:59.999999Z"}),
+        ),
+        with(
+            3,
+            json!({"transcript": long, "reply_text": "a\u{0}b", "detail": json!({"text": long}).to_string()}),
+        ),
     ];
     let batch = staged(stand_in.folder.path(), "a1", Change::Add, &mapping, rows);
     let log = Jobs::default();
@@ -270,17 +317,23 @@ async fn values_come_through_as_they_are() {
     assert_eq!(parsed(&held[0][3]), json_text);
     assert_eq!((&held[1][0], &held[1][2]), (&json!(i64::MIN), &json!("a'b\"c\\d\r\n😀")));
     assert_eq!((&held[1][4], &held[1][5], &held[1][7]), (&json!("{}"), &json!(true), &json!(null)));
-    assert!([0, 1, 2, 3, 4, 5, 6, 7].iter().filter(|column| held[2][**column].is_null()).count() == 8, "{}", held[2]);
-    let epoch = stand_in.judge(
-        "SELECT occurred_at, next_attempt_at FROM main.events WHERE event_date = DATE '1970-01-01'",
+    assert!(
+        [0, 1, 2, 3, 4, 5, 6, 7].iter().filter(|column| held[2][**column].is_null()).count() == 8,
+        "{}",
+        held[2]
     );
+    let epoch = stand_in
+        .judge("SELECT occurred_at, next_attempt_at FROM main.events WHERE event_date = DATE '1970-01-01'");
     assert_eq!(epoch, json!([["1970-01-01 00:00:00+00:00", "9999-12-31 23:59:59.999999+00:00"]]));
     // 65535 is odd: half an é does not fit.
     assert_eq!(held[3][6].as_str().unwrap().len(), 65_534);
     assert_eq!(held[3][2], json!("a\u{FFFD}b"));
     assert_eq!(parsed(&held[3][3])["sendlake_cut"]["bytes"], json!(80_011));
     let note = held[3][7].as_str().unwrap();
-    assert!(note.contains("transcript: the first 65534 of 80000 bytes") && note.contains("detail: "), "{note}");
+    assert!(
+        note.contains("transcript: the first 65534 of 80000 bytes") && note.contains("detail: "),
+        "{note}"
+    );
 
     // The same once more as Snappy; JSON as text; a narrower column than ours, made by hand.
     let settings = Settings {
@@ -343,11 +396,14 @@ async fn the_table_follows_the_mapping() {
         assert!(error.kind() == "schema" && words.iter().all(|word| text.contains(word)), "{text}");
     };
     let definitions = schema::definitions(&narrow, JsonType::Super).join(", ");
-    let table = |from: &str, to: &str| format!("CREATE TABLE main.events ({})", definitions.replace(from, to));
+    let table =
+        |from: &str, to: &str| format!("CREATE TABLE main.events ({})", definitions.replace(from, to));
     refused(&table("\"lsn\" BIGINT", "\"lsn\" INTEGER"), &["main.events", "lsn", "integer", "BIGINT"]).await;
     refused(&table("\"lsn\" BIGINT NOT NULL, ", ""), &["lsn", "missing"]).await;
-    refused(&table("\"event_id\" VARCHAR(256)", "\"event_id\" VARCHAR(20)"), &["event_id", "never cut"]).await;
-    refused(&table("\"stream\" VARCHAR(65535)", "\"stream\" VARCHAR(65535) NOT NULL"), &["stream", "NULL"]).await;
+    refused(&table("\"event_id\" VARCHAR(256)", "\"event_id\" VARCHAR(20)"), &["event_id", "never cut"])
+        .await;
+    refused(&table("\"stream\" VARCHAR(65535)", "\"stream\" VARCHAR(65535) NOT NULL"), &["stream", "NULL"])
+        .await;
     refused(&table("\"stream\"", "ours INTEGER NOT NULL, \"stream\""), &["ours", "no event has it"]).await;
 }
 
@@ -450,7 +506,9 @@ fn statements_are_what_redshift_takes() {
     ] {
         assert!(printed.contains(part), "{part} is not in\n{printed}");
     }
-    assert!(!printed.contains('{') && !printed.contains("\"event_date\" DATE,\n  \"tenant_id\" VARCHAR(65535)"));
+    assert!(
+        !printed.contains('{') && !printed.contains("\"event_date\" DATE,\n  \"tenant_id\" VARCHAR(65535)")
+    );
 }
 
 #[test]
@@ -501,14 +559,20 @@ async fn the_real_service_holds_each_event_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_does_not_grow_with_the_batch() {
     let Some(stand_in) = StandIn::start() else { return };
-    let rows = std::env::var("SENDLAKE_MEASURE_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(20_000);
+    let rows =
+        std::env::var("SENDLAKE_MEASURE_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(20_000);
     let mapping = all_columns();
     let redshift = stand_in.wire().await;
     redshift.prepare(&mapping).await.unwrap();
     let batch = staged(stand_in.folder.path(), "77", Change::Add, &mapping, (0..rows).map(key_row));
     let (before, begun) = (peak_mib(), std::time::Instant::now());
     let loaded = redshift.load(&batch, &Jobs::default()).await.unwrap();
-    println!("{rows} rows, {} bytes: {:?}, peak {before} to {} MiB", batch.bytes, begun.elapsed(), peak_mib());
+    println!(
+        "{rows} rows, {} bytes: {:?}, peak {before} to {} MiB",
+        batch.bytes,
+        begun.elapsed(),
+        peak_mib()
+    );
     assert_eq!(loaded.rows, Some(rows));
     assert!(peak_mib() - before < 300, "{before} to {} MiB", peak_mib());
 }

@@ -112,8 +112,10 @@ impl DataApiClient {
             match told["Status"].as_str().unwrap_or_default() {
                 "FINISHED" => {
                     let each = told["SubStatements"].as_array();
-                    let count = |one: &Value| one["ResultRows"].as_i64().and_then(|rows| u64::try_from(rows).ok());
-                    let rows = each.map_or_else(|| vec![count(&told)], |each| each.iter().map(count).collect());
+                    let count =
+                        |one: &Value| one["ResultRows"].as_i64().and_then(|rows| u64::try_from(rows).ok());
+                    let rows =
+                        each.map_or_else(|| vec![count(&told)], |each| each.iter().map(count).collect());
                     let has_result = told["HasResultSet"].as_bool().unwrap_or(false);
                     return Ok(Finished { id: id.to_owned(), rows, has_result });
                 }
@@ -155,7 +157,8 @@ impl DataApiClient {
     }
 
     fn shown(&self) -> String {
-        let name = self.settings.workgroup.as_deref().or(self.settings.cluster.as_deref()).unwrap_or_default();
+        let name =
+            self.settings.workgroup.as_deref().or(self.settings.cluster.as_deref()).unwrap_or_default();
         format!("Redshift Data API, {name} in {}", self.region)
     }
 
@@ -167,7 +170,9 @@ impl DataApiClient {
         let shown = self.shown();
         let bytes = body.to_string();
         let credential = self.bucket.credentials().get_credential().await.map_err(|error| {
-            TargetError::Credentials(format!("no credentials of AWS: {error}; see the environment, the profile or the role"))
+            TargetError::Credentials(format!(
+                "no credentials of AWS: {error}; see the environment, the profile or the role"
+            ))
         })?;
         let mut signed = HttpRequest::new(HttpRequestBody::from(bytes.clone()));
         *signed.method_mut() = reqwest::Method::POST;
@@ -180,15 +185,18 @@ impl DataApiClient {
         signed.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
         AwsAuthorizer::new(&credential, "redshift-data", &self.region).authorize(&mut signed, None);
 
-        let request = self.http.post(&endpoint).headers(signed.headers().clone()).timeout(REQUEST_TIMEOUT).body(bytes);
+        let request =
+            self.http.post(&endpoint).headers(signed.headers().clone()).timeout(REQUEST_TIMEOUT).body(bytes);
         // A URL can hold nothing secret here, but the text is shorter without.
-        let away = |error: reqwest::Error| TargetError::Away(format!("{shown}: {action}: {}", error.without_url()));
+        let away =
+            |error: reqwest::Error| TargetError::Away(format!("{shown}: {action}: {}", error.without_url()));
         let response = request.send().await.map_err(away)?;
         let status = response.status().as_u16();
         let answer = response.bytes().await.map_err(away)?;
         if status == 200 {
-            return serde_json::from_slice(&answer)
-                .map_err(|error| TargetError::Away(format!("{shown}: {action}: the answer is no JSON: {error}")));
+            return serde_json::from_slice(&answer).map_err(|error| {
+                TargetError::Away(format!("{shown}: {action}: the answer is no JSON: {error}"))
+            });
         }
         Err(refusal(&shown, action, status, &answer))
     }
@@ -236,7 +244,10 @@ mod tests {
     #[test]
     fn errors_mean_what_somebody_can_do_about_them() {
         let kind = |status, body: &str| refusal("here", "ExecuteStatement", status, body.as_bytes()).kind();
-        assert_eq!(kind(400, r#"{"__type":"com.amazonaws.x#AccessDeniedException","message":"no"}"#), "credentials");
+        assert_eq!(
+            kind(400, r#"{"__type":"com.amazonaws.x#AccessDeniedException","message":"no"}"#),
+            "credentials"
+        );
         assert_eq!(kind(400, r#"{"__type":"ExpiredTokenException"}"#), "credentials");
         assert_eq!(kind(403, "<html>"), "credentials");
         assert_eq!(kind(400, r#"{"__type":"ActiveStatementsExceededException"}"#), "quota");
