@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use sendlake_control::id::TenantId;
 
-use crate::files;
 use crate::mapping::Mapping;
 use crate::run::Connector;
 use crate::schedule::Schedule;
 use crate::secret::SecretSource;
 use crate::settings::ExportSettings;
 use crate::target::{Target, TargetError};
+use crate::{clickhouse, files, postgresql, redshift};
 
 /// Longest name of a connector: it becomes part of names of jobs, tables and objects.
 const NAME_CHARS_MAX: usize = 32;
@@ -18,15 +18,26 @@ const NAME_CHARS_MAX: usize = 32;
 /// The destination that a connector's settings name.
 enum Destination<'a> {
     Files(&'a files::Settings),
+    Redshift(&'a redshift::Settings),
+    PostgreSql(&'a postgresql::Settings),
+    ClickHouse(&'a clickhouse::Settings),
 }
 
 impl ExportSettings {
     fn destination(&self) -> Result<Destination<'_>, (String, String)> {
-        let named = [self.files.as_ref().map(Destination::Files)];
+        let named = [
+            self.files.as_ref().map(Destination::Files),
+            self.redshift.as_ref().map(Destination::Redshift),
+            self.postgresql.as_ref().map(Destination::PostgreSql),
+            self.clickhouse.as_ref().map(Destination::ClickHouse),
+        ];
         let mut named = named.into_iter().flatten();
         match (named.next(), named.next()) {
             (Some(one), None) => Ok(one),
-            (None, _) => Err((String::new(), "where to? Add a section below it, one of: files".to_owned())),
+            (None, _) => Err((
+                String::new(),
+                "where to? Add a section below it, one of: files, redshift, postgresql, clickhouse".to_owned(),
+            )),
             (Some(_), Some(_)) => {
                 let problem = "two destinations; make a second connector of one of them".to_owned();
                 Err((String::new(), problem))
@@ -38,6 +49,9 @@ impl ExportSettings {
     pub fn kind(&self) -> &'static str {
         match self.destination() {
             Ok(Destination::Files(_)) => "files",
+            Ok(Destination::Redshift(_)) => "redshift",
+            Ok(Destination::PostgreSql(_)) => "postgresql",
+            Ok(Destination::ClickHouse(_)) => "clickhouse",
             Err(_) => "",
         }
     }
@@ -64,8 +78,12 @@ impl ExportSettings {
             return Err((at("backfill_batches_per_min"), "with none a backfill would never end".to_owned()));
         }
         let below = |(key, problem): (String, String)| (format!("{}.{key}", self.kind()), problem);
+        let told = |(key, problem): (&str, String)| (key.to_owned(), problem);
         match self.destination()? {
             Destination::Files(settings) => settings.check().map_err(below),
+            Destination::Redshift(settings) => settings.check().map_err(told).map_err(below),
+            Destination::PostgreSql(settings) => settings.check().map_err(told).map_err(below),
+            Destination::ClickHouse(settings) => settings.check().map_err(told).map_err(below),
         }
     }
 
@@ -76,15 +94,21 @@ impl ExportSettings {
         let refused = |(_, problem): (String, String)| TargetError::Refused(problem);
         let target: Arc<dyn Target> = match self.destination().map_err(refused)? {
             Destination::Files(settings) => Arc::new(files::connect(settings, secrets).await?),
+            Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
+            Destination::PostgreSql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
+            Destination::ClickHouse(settings) => Arc::new(clickhouse::connect(settings, name, secrets).await?),
         };
         let mapping = self.mapping().map_err(|error| TargetError::Refused(error.to_string()))?;
         Ok(Connector { name: name.to_owned(), settings: self.clone(), mapping: Arc::new(mapping), target })
     }
 
     /// The statements that make what is loaded into, and how to read the lake's own table without copying it.
-    pub fn ddl(&self, mapping: &Mapping, _lake_url: &str) -> String {
+    pub fn ddl(&self, mapping: &Mapping, lake_url: &str) -> String {
         match self.destination() {
             Ok(Destination::Files(settings)) => files::ddl(settings, mapping),
+            Ok(Destination::Redshift(settings)) => redshift::ddl(settings, mapping, lake_url),
+            Ok(Destination::PostgreSql(settings)) => postgresql::ddl(settings, mapping, lake_url),
+            Ok(Destination::ClickHouse(settings)) => clickhouse::ddl(settings, mapping, lake_url),
             Err((_, problem)) => format!("-- {problem}\n"),
         }
     }

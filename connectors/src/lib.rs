@@ -12,14 +12,23 @@
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
 pub mod batch;
+pub mod clickhouse;
 pub mod connect;
 pub mod files;
+mod fit;
 pub mod mapping;
+mod pgwire;
 pub mod plan;
+pub mod postgresql;
+pub mod redshift;
 pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
 pub mod stage;
+mod statement;
+mod tally;
 pub mod target;
+#[cfg(test)]
+mod testing;
 pub mod verify;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files;
 use crate::mapping::{Mapping, MappingError, Mask};
+use crate::{clickhouse, files, postgresql, redshift};
 
 /// `[export.<name>]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct ExportSettings {
     pub backfill_batches_per_min: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<files::Settings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redshift: Option<redshift::Settings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgresql: Option<postgresql::Settings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clickhouse: Option<clickhouse::Settings>,
 }
 
 impl Default for ExportSettings {
@@ -43,6 +49,9 @@ impl Default for ExportSettings {
             batch_bytes: 160 << 20,
             backfill_batches_per_min: 6,
             files: None,
+            redshift: None,
+            postgresql: None,
+            clickhouse: None,
         }
     }
 }

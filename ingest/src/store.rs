@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+use object_store::aws::AmazonS3;
 use object_store::memory::InMemory;
 use sendlake_control::clock::Clock;
 use url::Url;
@@ -86,6 +87,20 @@ pub fn open_store_by(
     options: &BTreeMap<String, String>,
 ) -> Result<LakeStore, StoreError> {
     open(location, options, Some(clock))
+}
+
+/// Opens the bucket of `location`, `s3://bucket/…`, as [`open_store`] does, as what it is: who signs requests to other
+/// services of Amazon takes its credentials.
+pub fn open_amazon(location: &str, options: &BTreeMap<String, String>) -> Result<AmazonS3, StoreError> {
+    let not_s3 = |reason: String| StoreError::NotAUrl {
+        location: location.to_owned(),
+        reason: format!("{reason}, not s3://…"),
+    };
+    let url = Url::parse(location).map_err(|error| not_s3(error.to_string()))?;
+    if url.scheme() != "s3" {
+        return Err(not_s3(format!("it is {}://", url.scheme())));
+    }
+    cloud::open_amazon(&url, &folder_url(&url), options, &environment())
 }
 
 fn open(

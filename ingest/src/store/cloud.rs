@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{ClientConfigKey, StaticCredentialProvider};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -27,11 +27,21 @@ pub(super) fn open(
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let place = Place { url, shown, options, environment, clock };
     match url.scheme() {
-        "s3" | "s3a" => place.amazon(),
+        "s3" | "s3a" => Ok(Arc::new(place.amazon()?)),
         "gs" => place.google(),
         "az" | "azure" | "adl" | "abfs" | "abfss" => place.azure(),
         scheme => Err(StoreError::UnknownScheme { url: shown.to_string(), scheme: scheme.to_owned() }),
     }
+}
+
+/// Opens S3 as what it is, for who also signs requests to other services of Amazon with its credentials.
+pub(super) fn open_amazon(
+    url: &Url,
+    shown: &Url,
+    options: &BTreeMap<String, String>,
+    environment: &BTreeMap<String, String>,
+) -> Result<AmazonS3, StoreError> {
+    Place { url, shown, options, environment, clock: None }.amazon()
 }
 
 struct Place<'a> {
@@ -43,7 +53,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn amazon(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    fn amazon(&self) -> Result<AmazonS3, StoreError> {
         use AmazonS3ConfigKey as Key;
         let credentials = [Key::AccessKeyId, Key::SecretAccessKey, Key::Token];
         let settings = self.settings::<Key>("AWS_", &[], &credentials, "Amazon S3")?;
@@ -77,7 +87,7 @@ impl Place<'_> {
         let endpoint = [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key));
         let plain = builder.get_config_value(&Key::Client(ClientConfigKey::AllowHttp));
         self.refuse_plain_http(endpoint, plain, "aws_allow_http")?;
-        Ok(Arc::new(builder.build().map_err(|error| self.failed(error))?))
+        builder.build().map_err(|error| self.failed(error))
     }
 
     fn google(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {

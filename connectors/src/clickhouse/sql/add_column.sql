@@ -1,0 +1,1 @@
+ALTER TABLE {target}{on_cluster} ADD COLUMN IF NOT EXISTS {column};

@@ -1,0 +1,2 @@
+-- The session ends after the transaction, by either way; this frees its disk before.
+DROP TABLE {stage};
