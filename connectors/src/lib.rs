@@ -12,6 +12,7 @@
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
 pub mod batch;
+pub mod bigquery;
 pub mod connect;
 pub mod files;
 pub mod mapping;
@@ -22,4 +23,6 @@ pub mod secret;
 pub mod settings;
 pub mod stage;
 pub mod target;
+#[cfg(test)]
+mod testing;
 pub mod verify;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bigquery;
 use crate::files;
 use crate::mapping::{Mapping, MappingError, Mask};
 
@@ -28,6 +29,8 @@ pub struct ExportSettings {
     /// Batches of a backfill in a minute; those of live loads are not counted.
     pub backfill_batches_per_min: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub bigquery: Option<bigquery::Settings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<files::Settings>,
 }
 
@@ -42,6 +45,7 @@ impl Default for ExportSettings {
             mask: BTreeMap::new(),
             batch_bytes: 160 << 20,
             backfill_batches_per_min: 6,
+            bigquery: None,
             files: None,
         }
     }
