@@ -94,7 +94,8 @@ fn fill(row: &mut Value, shape: &Mapping) {
     use crate::mapping::Kind;
     let row = row.as_object_mut().unwrap();
     row.retain(|name, _| shape.names().any(|column| column == name));
-    for column in shape.columns.iter().filter(|column| !column.nullable && !row.contains_key(&column.name)) {
+    let missing: Vec<_> = shape.columns.iter().filter(|column| !column.nullable && !row.contains_key(&column.name)).collect();
+    for column in missing {
         let value = match column.kind {
             Kind::Text => json!(""),
             Kind::Json => json!("{}"),
@@ -175,4 +176,152 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Forwards to `to` on this machine. The first connection that sends `needle` is cut when the answer to it comes, which
+/// nobody gets; all others are left alone. Returns the port that it listens on.
+pub fn lose_answer(to: u16, needle: &'static str) -> u16 {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let armed = Arc::new(AtomicBool::new(true));
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { return };
+            let cut = Arc::new(AtomicBool::new(false));
+            let (mut from, mut into) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            let (armed, cutting) = (armed.clone(), cut.clone());
+            std::thread::spawn(move || {
+                let (mut buffer, mut seen) = ([0; 16_384], Vec::new());
+                while let Ok(read @ 1..) = from.read(&mut buffer) {
+                    seen.extend_from_slice(&buffer[..read]);
+                    if seen.windows(needle.len()).any(|window| window == needle.as_bytes())
+                        && armed.swap(false, Ordering::SeqCst)
+                    {
+                        cutting.store(true, Ordering::SeqCst);
+                    }
+                    seen.drain(..seen.len().saturating_sub(needle.len()));
+                    if into.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                }
+                let _ = into.shutdown(Shutdown::Write);
+            });
+            let (mut from, mut into) = (far, near);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16_384];
+                while let Ok(read @ 1..) = from.read(&mut buffer) {
+                    if cut.load(Ordering::SeqCst) || into.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                }
+                let _ = from.shutdown(Shutdown::Both);
+                let _ = into.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+/// What a program prints, as JSON.
+pub fn told(command: &mut Command) -> Value {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The peak of this process's resident memory so far, in MiB.
+pub fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1_024
+}
+
+/// What a tally must say of events `events` of [`key_row`], each once.
+pub fn tallied(events: impl IntoIterator<Item = u64>) -> Vec<crate::target::HourTally> {
+    let mut hours: std::collections::BTreeMap<i64, (u64, u64)> = std::collections::BTreeMap::new();
+    for n in events {
+        let at = 20_000 * 86_400 + i64::try_from(n).unwrap();
+        let (rows, sum) = hours.entry(at - at % 3_600).or_default();
+        (*rows, *sum) = (*rows + 1, *sum + n + 1);
+    }
+    hours
+        .into_iter()
+        .map(|(hour, (rows, lsn_sum))| crate::target::HourTally {
+            hour: sendlake_control::clock::Timestamp::from_secs(hour),
+            rows,
+            events: rows,
+            lsn_sum,
+        })
+        .collect()
+}
+
+/// Bounds around all events of [`key_row`].
+pub fn all_bounds() -> crate::target::Bounds {
+    use sendlake_control::clock::Timestamp;
+    crate::target::Bounds {
+        from: Timestamp::from_secs(20_000 * 86_400),
+        to: Timestamp::from_secs(20_100 * 86_400),
+        positions: [1, 2].map(|spool| (uuid::Uuid::from_u128(spool), u64::MAX)).into(),
+    }
+}
+
+/// All columns of `events`.
+pub fn all_columns() -> Arc<Mapping> {
+    Arc::new(Mapping::of_events(&[], &[], &Default::default()).unwrap())
+}
+
+/// The key columns and `names`.
+pub fn columns(names: &[&str]) -> Arc<Mapping> {
+    let names: Vec<String> = names.iter().chain(&crate::mapping::KEY_COLUMNS).map(|name| (*name).to_owned()).collect();
+    Arc::new(Mapping::of_events(&names, &[], &Default::default()).unwrap())
+}
+
+/// What every destination must hold: batches that overlap, twice each, a replacement, a deletion, in the order given, end
+/// in each event once. The table of `target` is new. Events 0 to 399, without 100 to 149, are there at its end.
+pub async fn loads_each_event_once(target: &dyn crate::target::Target, folder: &Path) {
+    let mapping = all_columns();
+    assert!(!target.prepare(&mapping).await.unwrap().is_empty());
+    assert_eq!(target.prepare(&mapping).await.unwrap(), Vec::<String>::new());
+    let batches = [
+        staged(folder, "aa01", Change::Add, &mapping, (0..200).map(key_row)),
+        staged(folder, "aa02", Change::Add, &mapping, (150..300).map(key_row)),
+        staged(folder, "aa03", Change::Add, &mapping, (0..400).map(key_row)),
+    ];
+    let log = Jobs::default();
+    let mut rows = Vec::new();
+    for batch in &batches {
+        rows.push(target.load(batch, &log).await.unwrap().rows);
+        target.load(batch, &log).await.unwrap();
+    }
+    assert!(rows.iter().zip([200, 100, 100]).all(|(told, real)| told.is_none_or(|told| told == real)), "{rows:?}");
+    assert_eq!(target.tally(&mapping, &all_bounds()).await.unwrap(), tallied(0..400));
+
+    let corrected = (90..110).map(|n| {
+        let mut row = key_row(n);
+        row["recipient"] = json!("removed");
+        row["recipient_domain"] = json!(null);
+        row
+    });
+    let replaced = staged(folder, "bb01", Change::Replace, &mapping, corrected);
+    target.load(&replaced, &log).await.unwrap();
+    assert_eq!(target.tally(&mapping, &all_bounds()).await.unwrap(), tallied(0..400));
+    let deleted = staged(folder, "cc01", Change::Delete, &mapping, (100..150).map(key_row));
+    target.load(&deleted, &log).await.unwrap();
+    // What was loaded before stays as it is, though it is asked for again: the deleted events do not come back.
+    for batch in batches.iter().chain([&replaced, &deleted]) {
+        target.load(batch, &log).await.unwrap();
+    }
+    let left = (0..100).chain(150..400);
+    assert_eq!(target.tally(&mapping, &all_bounds()).await.unwrap(), tallied(left));
+
+    // Of one spool, up to a position.
+    let mut bounds = all_bounds();
+    bounds.positions = [(uuid::Uuid::from_u128(1), 51)].into();
+    assert_eq!(target.tally(&mapping, &bounds).await.unwrap(), tallied((0..=50).filter(|n| n % 2 == 0)));
+    bounds.positions.clear();
+    assert_eq!(target.tally(&mapping, &bounds).await.unwrap(), Vec::new());
 }

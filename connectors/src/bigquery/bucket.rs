@@ -30,14 +30,13 @@ impl Bucket {
     /// `None` when files are uploaded to BigQuery itself.
     pub fn of(settings: &Settings, auth: &Auth) -> Result<Option<Self>, TargetError> {
         let Some((name, prefix)) = settings.bucket.as_deref().and_then(split_bucket) else { return Ok(None) };
-        let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(name);
-        builder = match &settings.storage_endpoint {
-            Some(endpoint) => builder
+        let mut builder =
+            GoogleCloudStorageBuilder::new().with_bucket_name(name).with_credentials(Arc::new(auth.clone()));
+        if let Some(endpoint) = &settings.storage_endpoint {
+            builder = builder
                 .with_base_url(endpoint.as_str().trim_end_matches('/'))
-                .with_skip_signature(true)
-                .with_client_options(ClientOptions::new().with_allow_http(true)),
-            None => builder.with_credentials(Arc::new(auth.clone())),
-        };
+                .with_client_options(ClientOptions::new().with_allow_http(true));
+        }
         let built = builder.build();
         let store = built.map_err(|error| TargetError::Refused(format!("gs://{name}: {error}")))?;
         Ok(Some(Self { store: Arc::new(store), name: name.to_owned(), prefix: prefix.to_owned() }))

@@ -73,6 +73,8 @@ impl Client {
         let built = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
+            // The 308 of an upload is no redirect.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("sendlake/", env!("CARGO_PKG_VERSION")))
             .build();
         let http = built.map_err(|_| TargetError::Local("no TLS for HTTP requests on this machine".into()))?;

@@ -39,7 +39,8 @@ impl Failure {
         let message = if error.is_timeout() {
             "no answer in time".to_owned()
         } else if error.is_connect() {
-            "no connection".to_owned()
+            let host = error.url().and_then(|url| url.host_str());
+            format!("no connection to {}", host.unwrap_or("the server"))
         } else {
             "the connection broke before the answer was complete".to_owned()
         };

@@ -41,7 +41,7 @@ impl Bigquery {
         }
         let look = self.look(batch).await?;
         if let Some(rows) = look.done {
-            return self.finish(batch, &names, rows).await;
+            return self.finish(&names, rows).await;
         }
         if !self.is_over(&names.merge_job).await? {
             if !self.is_over(&names.load_job).await? {
@@ -58,7 +58,7 @@ impl Bigquery {
             self.client.wait(&names.merge_job).await?.map_err(|error| error.into_error(&names.merge_job))?;
         }
         match self.look(batch).await?.done {
-            Some(rows) => self.finish(batch, &names, rows).await,
+            Some(rows) => self.finish(&names, rows).await,
             // Names of jobs are kept for months; tables and settings may have changed since.
             None => Err(TargetError::JobFailed(format!(
                 "BigQuery, job {}: done, but not for {}: the ledger there has no such batch; the next attempt has a new \
@@ -148,7 +148,7 @@ impl Bigquery {
 
     /// What the batch left behind goes; then it is done. Fails when it cannot go: the next try finds the ledger's row and
     /// comes here again.
-    async fn finish(&self, batch: &StagedBatch, names: &Names, rows: u64) -> Result<Loaded, TargetError> {
+    async fn finish(&self, names: &Names, rows: u64) -> Result<Loaded, TargetError> {
         let doing = format!("dropping the staging table {}", names.stage);
         let path = format!("datasets/{}/tables/{}", self.settings.staging_dataset(), names.stage);
         match self.client.ask(Method::DELETE, &path, &[], None, &doing).await? {
@@ -157,11 +157,7 @@ impl Bigquery {
             Err(failure) => return Err(failure.into_error(&doing)),
         }
         if let Some(bucket) = &self.bucket {
-            // Of each attempt: an earlier one may have been left there.
-            for attempt in 1..=batch.attempt {
-                let earlier = Names::of(&StagedBatch { attempt, ..batch.clone() })?;
-                bucket.remove(&earlier.object).await?;
-            }
+            bucket.remove(&names.object).await?;
         }
         Ok(Loaded { rows: Some(rows), job_id: Some(names.merge_job.clone()) })
     }

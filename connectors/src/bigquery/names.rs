@@ -31,7 +31,7 @@ pub struct Names {
     pub merge_job: String,
     /// In the staging dataset; the same for each attempt.
     pub stage: String,
-    /// Below the bucket's prefix.
+    /// Below the bucket's prefix; the same for each attempt.
     pub object: String,
 }
 
@@ -48,7 +48,7 @@ impl Names {
         Ok(Self {
             merge_job: format!("{load_job}_merge"),
             stage: format!("sendlake_stage_{connector}_{batch_id}"),
-            object: format!("{connector}/{batch_id}_{attempt}.parquet"),
+            object: format!("{connector}/{batch_id}.parquet"),
             load_job,
         })
     }
