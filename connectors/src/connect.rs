@@ -10,6 +10,7 @@ use crate::schedule::Schedule;
 use crate::secret::SecretSource;
 use crate::settings::ExportSettings;
 use crate::target::{Target, TargetError};
+use crate::{bigquery, clickhouse, files, postgresql, redshift};
 use crate::{clickhouse, files, postgresql, redshift};
 
 /// Longest name of a connector: it becomes part of names of jobs, tables and objects.
@@ -48,7 +49,11 @@ impl ExportSettings {
     /// The word for the destination; empty when none is named.
     pub fn kind(&self) -> &'static str {
         match self.destination() {
+            Ok(Destination::Bigquery(_)) => "bigquery",
+            Ok(Destination::Clickhouse(_)) => "clickhouse",
             Ok(Destination::Files(_)) => "files",
+            Ok(Destination::Postgresql(_)) => "postgresql",
+            Ok(Destination::Redshift(_)) => "redshift",
             Ok(Destination::Redshift(_)) => "redshift",
             Ok(Destination::PostgreSql(_)) => "postgresql",
             Ok(Destination::ClickHouse(_)) => "clickhouse",
@@ -93,7 +98,11 @@ impl ExportSettings {
             .map_err(|(key, problem)| TargetError::Refused(format!("export.{name}.{key}: {problem}")))?;
         let refused = |(_, problem): (String, String)| TargetError::Refused(problem);
         let target: Arc<dyn Target> = match self.destination().map_err(refused)? {
+            Destination::Bigquery(settings) => Arc::new(bigquery::connect(settings, name, secrets).await?),
+            Destination::Clickhouse(settings) => Arc::new(clickhouse::connect(settings, name, secrets).await?),
             Destination::Files(settings) => Arc::new(files::connect(settings, secrets).await?),
+            Destination::Postgresql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
+            Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
             Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
             Destination::PostgreSql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
             Destination::ClickHouse(settings) => Arc::new(clickhouse::connect(settings, name, secrets).await?),

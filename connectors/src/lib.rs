@@ -13,6 +13,7 @@
 
 pub mod batch;
 pub mod clickhouse;
+pub mod bigquery;
 pub mod connect;
 pub mod files;
 mod fit;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::mapping::{Mapping, MappingError, Mask};
-use crate::{clickhouse, files, postgresql, redshift};
+use crate::{bigquery, clickhouse, files, postgresql, redshift};
 
 /// `[export.<name>]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct ExportSettings {
     /// Batches of a backfill in a minute; those of live loads are not counted.
     pub backfill_batches_per_min: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub bigquery: Option<bigquery::Settings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<files::Settings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redshift: Option<redshift::Settings>,
@@ -48,6 +50,7 @@ impl Default for ExportSettings {
             mask: BTreeMap::new(),
             batch_bytes: 160 << 20,
             backfill_batches_per_min: 6,
+            bigquery: None,
             files: None,
             redshift: None,
             postgresql: None,

@@ -60,14 +60,14 @@ impl FileFormat {
 
 impl Settings {
     /// What makes no sense, as key and problem.
-    pub fn check(&self) -> Result<(), (String, String)> {
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
         if self.url.is_empty() {
             let problem = "where do files go? Name a folder, or s3://bucket/folder, gs://… or az://…";
-            return Err(("url".to_owned(), problem.to_owned()));
+            return Err(("url", problem.to_owned()));
         }
         if self.format == FileFormat::Parquet && self.compression != Compression::None {
             let problem = "Parquet is compressed inside already: leave it out";
-            return Err(("compression".to_owned(), problem.to_owned()));
+            return Err(("compression", problem.to_owned()));
         }
         Ok(())
     }

@@ -1,0 +1,4 @@
+MERGE {target} AS T
+  USING {stage} AS S
+  ON T.event_date BETWEEN DATE '{first_day}' AND DATE '{last_day}' AND T.event_id = S.event_id
+  WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})
