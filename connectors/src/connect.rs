@@ -11,34 +11,37 @@ use crate::secret::SecretSource;
 use crate::settings::ExportSettings;
 use crate::target::{Target, TargetError};
 use crate::{bigquery, clickhouse, files, postgresql, redshift};
-use crate::{clickhouse, files, postgresql, redshift};
 
 /// Longest name of a connector: it becomes part of names of jobs, tables and objects.
 const NAME_CHARS_MAX: usize = 32;
 
 /// The destination that a connector's settings name.
 enum Destination<'a> {
+    Bigquery(&'a bigquery::Settings),
+    Clickhouse(&'a clickhouse::Settings),
     Files(&'a files::Settings),
+    Postgresql(&'a postgresql::Settings),
     Redshift(&'a redshift::Settings),
-    PostgreSql(&'a postgresql::Settings),
-    ClickHouse(&'a clickhouse::Settings),
 }
+
+/// The sections that name one.
+const SECTIONS: &str = "bigquery, clickhouse, files, postgresql, redshift";
 
 impl ExportSettings {
     fn destination(&self) -> Result<Destination<'_>, (String, String)> {
         let named = [
+            self.bigquery.as_ref().map(Destination::Bigquery),
+            self.clickhouse.as_ref().map(Destination::Clickhouse),
             self.files.as_ref().map(Destination::Files),
+            self.postgresql.as_ref().map(Destination::Postgresql),
             self.redshift.as_ref().map(Destination::Redshift),
-            self.postgresql.as_ref().map(Destination::PostgreSql),
-            self.clickhouse.as_ref().map(Destination::ClickHouse),
         ];
         let mut named = named.into_iter().flatten();
         match (named.next(), named.next()) {
             (Some(one), None) => Ok(one),
-            (None, _) => Err((
-                String::new(),
-                "where to? Add a section below it, one of: files, redshift, postgresql, clickhouse".to_owned(),
-            )),
+            (None, _) => {
+                Err((String::new(), format!("where to? Add a section below it, one of: {SECTIONS}")))
+            }
             (Some(_), Some(_)) => {
                 let problem = "two destinations; make a second connector of one of them".to_owned();
                 Err((String::new(), problem))
@@ -54,9 +57,6 @@ impl ExportSettings {
             Ok(Destination::Files(_)) => "files",
             Ok(Destination::Postgresql(_)) => "postgresql",
             Ok(Destination::Redshift(_)) => "redshift",
-            Ok(Destination::Redshift(_)) => "redshift",
-            Ok(Destination::PostgreSql(_)) => "postgresql",
-            Ok(Destination::ClickHouse(_)) => "clickhouse",
             Err(_) => "",
         }
     }
@@ -82,14 +82,14 @@ impl ExportSettings {
         if self.backfill_batches_per_min == 0 {
             return Err((at("backfill_batches_per_min"), "with none a backfill would never end".to_owned()));
         }
-        let below = |(key, problem): (String, String)| (format!("{}.{key}", self.kind()), problem);
-        let told = |(key, problem): (&str, String)| (key.to_owned(), problem);
-        match self.destination()? {
-            Destination::Files(settings) => settings.check().map_err(below),
-            Destination::Redshift(settings) => settings.check().map_err(told).map_err(below),
-            Destination::PostgreSql(settings) => settings.check().map_err(told).map_err(below),
-            Destination::ClickHouse(settings) => settings.check().map_err(told).map_err(below),
-        }
+        let checked = match self.destination()? {
+            Destination::Bigquery(settings) => settings.check(),
+            Destination::Clickhouse(settings) => settings.check(),
+            Destination::Files(settings) => settings.check(),
+            Destination::Postgresql(settings) => settings.check(),
+            Destination::Redshift(settings) => settings.check(),
+        };
+        checked.map_err(|(key, problem)| (format!("{}.{key}", self.kind()), problem))
     }
 
     /// Opens the destination. Credentials are read now; mostly no request is made.
@@ -103,9 +103,6 @@ impl ExportSettings {
             Destination::Files(settings) => Arc::new(files::connect(settings, secrets).await?),
             Destination::Postgresql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
             Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
-            Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
-            Destination::PostgreSql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
-            Destination::ClickHouse(settings) => Arc::new(clickhouse::connect(settings, name, secrets).await?),
         };
         let mapping = self.mapping().map_err(|error| TargetError::Refused(error.to_string()))?;
         Ok(Connector { name: name.to_owned(), settings: self.clone(), mapping: Arc::new(mapping), target })
@@ -115,9 +112,10 @@ impl ExportSettings {
     pub fn ddl(&self, mapping: &Mapping, lake_url: &str) -> String {
         match self.destination() {
             Ok(Destination::Files(settings)) => files::ddl(settings, mapping),
+            Ok(Destination::Bigquery(settings)) => bigquery::ddl(settings, mapping, lake_url),
+            Ok(Destination::Clickhouse(settings)) => clickhouse::ddl(settings, mapping, lake_url),
+            Ok(Destination::Postgresql(settings)) => postgresql::ddl(settings, mapping, lake_url),
             Ok(Destination::Redshift(settings)) => redshift::ddl(settings, mapping, lake_url),
-            Ok(Destination::PostgreSql(settings)) => postgresql::ddl(settings, mapping, lake_url),
-            Ok(Destination::ClickHouse(settings)) => clickhouse::ddl(settings, mapping, lake_url),
             Err((_, problem)) => format!("-- {problem}\n"),
         }
     }

@@ -48,7 +48,7 @@ pub(super) async fn play(story: &Story, config: &Config) -> anyhow::Result<()> {
     ensure!(verified.differences.is_empty(), "the files differ from the lake: {:?}", verified.differences);
     let place = config.storage.dir.join(WAREHOUSE);
     say(&format!(
-        "\n== 5. The warehouse\n\nEvery event of this story, {} rows, as Parquet by day, {:.1} MB in {:.1} s; addresses are keyed \
+        "\n== 5. The warehouse ==\n\nEvery event of this story, {} rows, as Parquet by day, {:.1} MB in {:.1} s; addresses are keyed \
          hashes.\nCompared with the lake in {} hours: the same rows, each once.\n\n  \
          ls {place}/events\n  \
          duckdb -c \"SELECT event_type, count(*) FROM '{place}/events/*/*.parquet' GROUP BY ALL\"\n  \

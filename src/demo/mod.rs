@@ -113,8 +113,8 @@ pub async fn run(config: Config, settings: &Settings) -> anyhow::Result<Demo> {
     incident::play(&story, &mut usual, &acme, incident_began).await?;
     // the story has caught up with the present, and what comes now has the present's dates
     story.clock.set_forward(Timestamp(i64::MAX));
-    report::close(&settings.dir, &incident::judged_at(&story).await?)?;
     leave::play(&story, &config).await?;
+    report::close(&settings.dir, &incident::judged_at(&story).await?)?;
     Ok(Demo { story, receivers, key })
 }
 
