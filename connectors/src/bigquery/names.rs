@@ -114,9 +114,7 @@ pub fn sql_type_of(kind: Kind) -> &'static str {
 
 /// The columns of a MERGE: their list, their values from the staging table, and both as assignments.
 pub fn merged_columns(mapping: &Mapping) -> [(&'static str, String); 3] {
-    let list = |text: fn(&Column) -> String| {
-        mapping.columns.iter().map(text).collect::<Vec<_>>().join(", ")
-    };
+    let list = |text: fn(&Column) -> String| mapping.columns.iter().map(text).collect::<Vec<_>>().join(", ");
     [
         ("columns", list(|column| format!("`{}`", column.name))),
         ("values", list(value)),

@@ -61,48 +61,55 @@ impl Default for Settings {
 
 impl Settings {
     /// What can be said without a network: the key, and what is wrong with it.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+    pub fn check(&self) -> Result<(), (String, String)> {
+        self.problem().map_or(Ok(()), |(key, problem)| Err((key.to_owned(), problem)))
+    }
+
+    fn problem(&self) -> Option<(&'static str, String)> {
         let is_word = |text: &str, more: &str| {
             !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
         if !is_word(&self.project, "-.:") {
-            return Err(("project", "name the Google Cloud project's id, like \"acme-data\"".into()));
+            return Some(("project", "name the Google Cloud project's id, like \"acme-data\"".into()));
         }
         if !is_word(&self.dataset, "_") {
-            return Err(("dataset", "name a dataset: letters, digits and _".into()));
+            return Some(("dataset", "name a dataset: letters, digits and _".into()));
         }
         if !is_word(&self.table, "_-") {
-            return Err(("table", "name a table: letters, digits, _ and -".into()));
+            return Some(("table", "name a table: letters, digits, _ and -".into()));
         }
         if [LEDGER, WRITERS].contains(&self.table.as_str()) {
-            return Err(("table", format!("{:?} is a table of sendlake's own; name another", self.table)));
+            return Some(("table", format!("{:?} is a table of sendlake's own; name another", self.table)));
         }
         if let Some(dataset) = &self.staging_dataset
             && !is_word(dataset, "_")
         {
-            return Err(("staging_dataset", "name a dataset: letters, digits and _".into()));
+            return Some(("staging_dataset", "name a dataset: letters, digits and _".into()));
         }
         if let Some(bucket) = &self.bucket
             && split_bucket(bucket).is_none()
         {
-            return Err(("bucket", "write gs://bucket, or gs://bucket/prefix".into()));
+            return Some(("bucket", "write gs://bucket, or gs://bucket/prefix".into()));
         }
         if self.load_jobs_per_day == 0 {
-            return Err(("load_jobs_per_day", "0 would never load anything".into()));
+            return Some(("load_jobs_per_day", "0 would never load anything".into()));
         }
         if self.job_timeout_s == 0 {
-            return Err(("job_timeout_s", "0 would give up before a job has begun".into()));
+            return Some(("job_timeout_s", "0 would give up before a job has begun".into()));
         }
         if self.endpoint.is_some() && self.credentials.is_some() {
-            return Err(("endpoint", "is for emulators, which take no credentials: leave one of the two out".into()));
+            return Some((
+                "endpoint",
+                "is for emulators, which take no credentials: leave one of the two out".into(),
+            ));
         }
         if self.storage_endpoint.is_some() && self.endpoint.is_none() {
-            return Err(("storage_endpoint", "is for emulators, beside endpoint alone".into()));
+            return Some(("storage_endpoint", "is for emulators, beside endpoint alone".into()));
         }
         if self.endpoint.is_some() && self.bucket.is_some() && self.storage_endpoint.is_none() {
-            return Err(("storage_endpoint", "is needed where endpoint and bucket are set".into()));
+            return Some(("storage_endpoint", "is needed where endpoint and bucket are set".into()));
         }
-        Ok(())
+        None
     }
 
     pub fn staging_dataset(&self) -> &str {

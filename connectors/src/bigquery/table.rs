@@ -111,9 +111,11 @@ impl Bigquery {
         let doing = format!("adding columns to {}", target(&self.settings));
         let mut fields = fields_of(found).to_vec();
         // A column that joins an existing table cannot be REQUIRED: its older rows have none.
-        fields.extend(additions.iter().map(|column| {
-            json!({ "name": column.name, "type": type_of(column.kind), "mode": "NULLABLE" })
-        }));
+        fields.extend(
+            additions.iter().map(
+                |column| json!({ "name": column.name, "type": type_of(column.kind), "mode": "NULLABLE" }),
+            ),
+        );
         let body = json!({ "schema": { "fields": fields } });
         let etag = found.get("etag").and_then(Value::as_str);
         let path = format!("datasets/{}/tables/{table}", self.settings.dataset);
@@ -182,7 +184,8 @@ pub(super) fn compare<'a>(
     table: &Value,
     mapping: &'a Mapping,
 ) -> Result<Vec<&'a Column>, TargetError> {
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let kind = text(table, "type");
     if kind != "TABLE" {
         return Err(TargetError::Schema(format!(
