@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 
-use super::settings::{LEDGER, Settings, WRITERS};
+use super::settings::{LEDGER, Settings};
 use crate::mapping::{Column, Kind, Mapping};
 use crate::target::{StagedBatch, TargetError};
 
@@ -16,7 +16,7 @@ pub fn quoted(project: &str, dataset: &str, table: &str) -> String {
 /// The tables that every statement is about.
 pub fn tables(settings: &Settings) -> [(&'static str, String); 3] {
     let of = |table: &str| quoted(&settings.project, &settings.dataset, table);
-    [("target", of(&settings.table)), ("ledger", of(LEDGER)), ("writers", of(WRITERS))]
+    [("target", of(&settings.table)), ("ledger", of(LEDGER)), ("writer", of(&settings.writer()))]
 }
 
 /// The target table as the ledger has it, `project.dataset.table`.

@@ -61,66 +61,69 @@ impl Default for Settings {
 
 impl Settings {
     /// What can be said without a network: the key, and what is wrong with it.
-    pub fn check(&self) -> Result<(), (String, String)> {
-        self.problem().map_or(Ok(()), |(key, problem)| Err((key.to_owned(), problem)))
-    }
-
-    fn problem(&self) -> Option<(&'static str, String)> {
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
         let is_word = |text: &str, more: &str| {
             !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
         if !is_word(&self.project, "-.:") {
-            return Some(("project", "name the Google Cloud project's id, like \"acme-data\"".into()));
+            return Err(("project", "name the Google Cloud project's id, like \"acme-data\"".into()));
         }
         if !is_word(&self.dataset, "_") {
-            return Some(("dataset", "name a dataset: letters, digits and _".into()));
+            return Err(("dataset", "name a dataset: letters, digits and _".into()));
         }
         if !is_word(&self.table, "_-") {
-            return Some(("table", "name a table: letters, digits, _ and -".into()));
+            return Err(("table", "name a table: letters, digits, _ and -".into()));
         }
-        if [LEDGER, WRITERS].contains(&self.table.as_str()) {
-            return Some(("table", format!("{:?} is a table of sendlake's own; name another", self.table)));
+        if self.table.starts_with("sendlake_") {
+            return Err((
+                "table",
+                "names that begin with sendlake_ are for its own tables; choose another".into(),
+            ));
         }
         if let Some(dataset) = &self.staging_dataset
             && !is_word(dataset, "_")
         {
-            return Some(("staging_dataset", "name a dataset: letters, digits and _".into()));
+            return Err(("staging_dataset", "name a dataset: letters, digits and _".into()));
         }
         if let Some(bucket) = &self.bucket
             && split_bucket(bucket).is_none()
         {
-            return Some(("bucket", "write gs://bucket, or gs://bucket/prefix".into()));
+            return Err(("bucket", "write gs://bucket, or gs://bucket/prefix".into()));
         }
         if self.load_jobs_per_day == 0 {
-            return Some(("load_jobs_per_day", "0 would never load anything".into()));
+            return Err(("load_jobs_per_day", "0 would never load anything".into()));
         }
         if self.job_timeout_s == 0 {
-            return Some(("job_timeout_s", "0 would give up before a job has begun".into()));
+            return Err(("job_timeout_s", "0 would give up before a job has begun".into()));
         }
         if self.endpoint.is_some() && self.credentials.is_some() {
-            return Some((
+            return Err((
                 "endpoint",
                 "is for emulators, which take no credentials: leave one of the two out".into(),
             ));
         }
         if self.storage_endpoint.is_some() && self.endpoint.is_none() {
-            return Some(("storage_endpoint", "is for emulators, beside endpoint alone".into()));
+            return Err(("storage_endpoint", "is for emulators, beside endpoint alone".into()));
         }
         if self.endpoint.is_some() && self.bucket.is_some() && self.storage_endpoint.is_none() {
-            return Some(("storage_endpoint", "is needed where endpoint and bucket are set".into()));
+            return Err(("storage_endpoint", "is needed where endpoint and bucket are set".into()));
         }
-        None
+        Ok(())
     }
 
     pub fn staging_dataset(&self) -> &str {
         self.staging_dataset.as_deref().unwrap_or(&self.dataset)
     }
+
+    /// The table beside the target with one row, which every load changes: so two loads of one table conflict. BigQuery
+    /// sees conflicts by table, so each target has its own.
+    pub fn writer(&self) -> String {
+        format!("sendlake_writer_{}", self.table)
+    }
 }
 
 /// The table with a row for each batch that is in.
 pub const LEDGER: &str = "sendlake_batches";
-/// The table with a row for each target table, which every load changes: so two loads of one table conflict.
-pub const WRITERS: &str = "sendlake_writers";
 
 /// `gs://bucket/prefix` as bucket and prefix, which has neither a slash at its begin nor at its end.
 pub fn split_bucket(text: &str) -> Option<(&str, &str)> {
