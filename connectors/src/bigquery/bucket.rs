@@ -78,9 +78,9 @@ impl Bucket {
                     "gs://{name}: not allowed; the account that loads needs roles/storage.objectUser on the bucket"
                 ))
             }
-            object_store::Error::NotFound { .. } => {
-                TargetError::Refused(format!("gs://{name}: there is no such bucket; make it, or mend `bucket`"))
-            }
+            object_store::Error::NotFound { .. } => TargetError::Refused(format!(
+                "gs://{name}: there is no such bucket; make it, or mend `bucket`"
+            )),
             error => TargetError::Away(format!("gs://{name}: {error}")),
         }
     }

@@ -77,7 +77,8 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("sendlake/", env!("CARGO_PKG_VERSION")))
             .build();
-        let http = built.map_err(|_| TargetError::Local("no TLS for HTTP requests on this machine".into()))?;
+        let http =
+            built.map_err(|_| TargetError::Local("no TLS for HTTP requests on this machine".into()))?;
         let base = settings.endpoint.as_ref().map_or(GOOGLE, |endpoint| endpoint.as_str());
         Ok(Self {
             http,
@@ -123,7 +124,8 @@ impl Client {
     /// Submits a job; one of that name that is there already is as good.
     pub async fn submit(&self, job_id: &str, configuration: Value) -> Result<(), TargetError> {
         let doing = format!("submitting the job {job_id}");
-        let body = json!({ "jobReference": self.job_reference(job_id).await?, "configuration": configuration });
+        let body =
+            json!({ "jobReference": self.job_reference(job_id).await?, "configuration": configuration });
         match self.ask(Method::POST, "jobs", &[], Some(body), &doing).await? {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_duplicate() => Ok(()),
@@ -169,13 +171,16 @@ impl Client {
             "parameterMode": "NAMED", "queryParameters": parameters, "timeoutMs": QUESTION_WAIT_MS,
         });
         let mut page: Page = self.page(Method::POST, "queries", &[], Some(body), doing).await?;
-        let job_id = page.job_reference.as_ref().map(|reference| reference.job_id.clone()).unwrap_or_default();
+        let job_id =
+            page.job_reference.as_ref().map(|reference| reference.job_id.clone()).unwrap_or_default();
         let path = format!("queries/{job_id}");
         let wait_ms = QUESTION_WAIT_MS.to_string();
         let mut rows = Vec::new();
         loop {
             if !page.job_complete && begun.elapsed() >= QUESTION_TIMEOUT {
-                return Err(TargetError::Away(format!("BigQuery, {doing}: no answer after {QUESTION_TIMEOUT:?}")));
+                return Err(TargetError::Away(format!(
+                    "BigQuery, {doing}: no answer after {QUESTION_TIMEOUT:?}"
+                )));
             }
             rows.extend(page.rows.into_iter().map(|row| row.f.into_iter().map(|cell| cell.v).collect()));
             let mut query = vec![("location", location), ("timeoutMs", wait_ms.as_str())];

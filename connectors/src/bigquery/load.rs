@@ -28,7 +28,11 @@ struct Look {
 }
 
 impl Bigquery {
-    pub(super) async fn load_batch(&self, batch: &StagedBatch, log: &dyn JobLog) -> Result<Loaded, TargetError> {
+    pub(super) async fn load_batch(
+        &self,
+        batch: &StagedBatch,
+        log: &dyn JobLog,
+    ) -> Result<Loaded, TargetError> {
         let names = Names::of(batch)?;
         let merge_sql = merge_statement(&self.settings, batch, &names)?;
         // A job of an earlier attempt may still run: its end is waited for, whatever it was; the ledger tells.
@@ -99,7 +103,8 @@ impl Bigquery {
                 retry_after_s: look.day_ends_in_s.max(1),
             });
         }
-        let shape = if batch.change == Change::Delete { batch.mapping.keys() } else { (*batch.mapping).clone() };
+        let shape =
+            if batch.change == Change::Delete { batch.mapping.keys() } else { (*batch.mapping).clone() };
         let fields: Vec<Value> = shape
             .columns
             .iter()
@@ -142,7 +147,9 @@ impl Bigquery {
                 load_jobs_today: *load_jobs_today,
                 day_ends_in_s: *day_ends_in_s,
             }),
-            _ => Err(TargetError::Away("BigQuery, asking the ledger: the answer is not four numbers".to_owned())),
+            _ => Err(TargetError::Away(
+                "BigQuery, asking the ledger: the answer is not four numbers".to_owned(),
+            )),
         }
     }
 

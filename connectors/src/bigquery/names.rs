@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 
-use super::settings::{LEDGER, Settings, WRITERS};
+use super::settings::{LEDGER, Settings};
 use crate::mapping::{Column, Kind, Mapping};
 use crate::target::{StagedBatch, TargetError};
 
@@ -16,7 +16,7 @@ pub fn quoted(project: &str, dataset: &str, table: &str) -> String {
 /// The tables that every statement is about.
 pub fn tables(settings: &Settings) -> [(&'static str, String); 3] {
     let of = |table: &str| quoted(&settings.project, &settings.dataset, table);
-    [("target", of(&settings.table)), ("ledger", of(LEDGER)), ("writers", of(WRITERS))]
+    [("target", of(&settings.table)), ("ledger", of(LEDGER)), ("writer", of(&settings.writer()))]
 }
 
 /// The target table as the ledger has it, `project.dataset.table`.
@@ -114,9 +114,7 @@ pub fn sql_type_of(kind: Kind) -> &'static str {
 
 /// The columns of a MERGE: their list, their values from the staging table, and both as assignments.
 pub fn merged_columns(mapping: &Mapping) -> [(&'static str, String); 3] {
-    let list = |text: fn(&Column) -> String| {
-        mapping.columns.iter().map(text).collect::<Vec<_>>().join(", ")
-    };
+    let list = |text: fn(&Column) -> String| mapping.columns.iter().map(text).collect::<Vec<_>>().join(", ");
     [
         ("columns", list(|column| format!("`{}`", column.name))),
         ("values", list(value)),

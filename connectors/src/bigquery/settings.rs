@@ -74,8 +74,11 @@ impl Settings {
         if !is_word(&self.table, "_-") {
             return Err(("table", "name a table: letters, digits, _ and -".into()));
         }
-        if [LEDGER, WRITERS].contains(&self.table.as_str()) {
-            return Err(("table", format!("{:?} is a table of sendlake's own; name another", self.table)));
+        if self.table.starts_with("sendlake_") {
+            return Err((
+                "table",
+                "names that begin with sendlake_ are for its own tables; choose another".into(),
+            ));
         }
         if let Some(dataset) = &self.staging_dataset
             && !is_word(dataset, "_")
@@ -94,7 +97,10 @@ impl Settings {
             return Err(("job_timeout_s", "0 would give up before a job has begun".into()));
         }
         if self.endpoint.is_some() && self.credentials.is_some() {
-            return Err(("endpoint", "is for emulators, which take no credentials: leave one of the two out".into()));
+            return Err((
+                "endpoint",
+                "is for emulators, which take no credentials: leave one of the two out".into(),
+            ));
         }
         if self.storage_endpoint.is_some() && self.endpoint.is_none() {
             return Err(("storage_endpoint", "is for emulators, beside endpoint alone".into()));
@@ -108,12 +114,16 @@ impl Settings {
     pub fn staging_dataset(&self) -> &str {
         self.staging_dataset.as_deref().unwrap_or(&self.dataset)
     }
+
+    /// The table beside the target with one row, which every load changes: so two loads of one table conflict. BigQuery
+    /// sees conflicts by table, so each target has its own.
+    pub fn writer(&self) -> String {
+        format!("sendlake_writer_{}", self.table)
+    }
 }
 
 /// The table with a row for each batch that is in.
 pub const LEDGER: &str = "sendlake_batches";
-/// The table with a row for each target table, which every load changes: so two loads of one table conflict.
-pub const WRITERS: &str = "sendlake_writers";
 
 /// `gs://bucket/prefix` as bucket and prefix, which has neither a slash at its begin nor at its end.
 pub fn split_bucket(text: &str) -> Option<(&str, &str)> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Bigquery;
 use super::client::text_parameter;
 use super::names::{clustering, fill, tables, target, type_of};
-use super::settings::{LEDGER, WRITERS};
+use super::settings::LEDGER;
 use crate::mapping::{Column, Mapping};
 use crate::target::TargetError;
 
@@ -37,10 +37,15 @@ impl Bigquery {
     pub(super) async fn prepare_tables(&self, mapping: &Mapping) -> Result<Vec<String>, TargetError> {
         let mut lines = Vec::new();
         lines.extend(self.plain_table(LEDGER, &LEDGER_COLUMNS, &["connector", "batch_id"]).await?);
-        lines.extend(self.plain_table(WRITERS, &WRITER_COLUMNS, &[]).await?);
+        let writer = self.settings.writer();
+        lines.extend(self.plain_table(&writer, &WRITER_COLUMNS, &[]).await?);
+        // Asked first: a change outside a transaction would cancel a load that is in one.
+        let doing = format!("preparing {writer}");
         let parameters = vec![text_parameter("target", &target(&self.settings))];
-        let setup = fill(SETUP, &tables(&self.settings));
-        self.client.question(&setup, parameters, &format!("preparing {WRITERS}")).await?;
+        let look = fill("SELECT 1 FROM {writer} WHERE target = @target LIMIT 1", &tables(&self.settings));
+        if self.client.question(&look, parameters.clone(), &doing).await?.is_empty() {
+            self.client.question(&fill(SETUP, &tables(&self.settings)), parameters, &doing).await?;
+        }
         lines.extend(self.target_table(mapping).await?);
         Ok(lines)
     }
@@ -111,9 +116,11 @@ impl Bigquery {
         let doing = format!("adding columns to {}", target(&self.settings));
         let mut fields = fields_of(found).to_vec();
         // A column that joins an existing table cannot be REQUIRED: its older rows have none.
-        fields.extend(additions.iter().map(|column| {
-            json!({ "name": column.name, "type": type_of(column.kind), "mode": "NULLABLE" })
-        }));
+        fields.extend(
+            additions.iter().map(
+                |column| json!({ "name": column.name, "type": type_of(column.kind), "mode": "NULLABLE" }),
+            ),
+        );
         let body = json!({ "schema": { "fields": fields } });
         let etag = found.get("etag").and_then(Value::as_str);
         let path = format!("datasets/{}/tables/{table}", self.settings.dataset);
@@ -182,7 +189,8 @@ pub(super) fn compare<'a>(
     table: &Value,
     mapping: &'a Mapping,
 ) -> Result<Vec<&'a Column>, TargetError> {
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let kind = text(table, "type");
     if kind != "TABLE" {
         return Err(TargetError::Schema(format!(

@@ -46,7 +46,10 @@ impl Client {
             let mut piece = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
             (&mut file).take(length).read_to_end(&mut piece).await.map_err(local)?;
             if piece.len() as u64 != length {
-                return Err(TargetError::Local(format!("{} became shorter while it was read", path.display())));
+                return Err(TargetError::Local(format!(
+                    "{} became shorter while it was read",
+                    path.display()
+                )));
             }
             let range = format!("bytes {at}-{}/{total}", at + length - 1);
             let mut answer = self.put(&session, &range, piece).await?;
@@ -78,7 +81,9 @@ impl Client {
                     if self.job(job_id).await?.is_some() {
                         return Ok(());
                     }
-                    return Err(TargetError::Away(format!("BigQuery, {doing}: the upload has to be begun anew")));
+                    return Err(TargetError::Away(format!(
+                        "BigQuery, {doing}: the upload has to be begun anew"
+                    )));
                 }
                 Err(failure) => return Err(failure.into_error(&doing)),
             }
@@ -97,8 +102,10 @@ impl Client {
         total: u64,
         doing: &str,
     ) -> Result<Option<String>, TargetError> {
-        let url = format!("{}/upload/bigquery/v2/projects/{}/jobs?uploadType=resumable", self.base, self.project);
-        let body = json!({ "jobReference": self.job_reference(job_id).await?, "configuration": configuration });
+        let url =
+            format!("{}/upload/bigquery/v2/projects/{}/jobs?uploadType=resumable", self.base, self.project);
+        let body =
+            json!({ "jobReference": self.job_reference(job_id).await?, "configuration": configuration });
         let request = self
             .http
             .request(Method::POST, url)
@@ -115,7 +122,9 @@ impl Client {
         }
         let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
         let location = location.map(str::to_owned);
-        location.map(Some).ok_or_else(|| TargetError::Away(format!("BigQuery, {doing}: no address to upload to")))
+        location
+            .map(Some)
+            .ok_or_else(|| TargetError::Away(format!("BigQuery, {doing}: no address to upload to")))
     }
 
     /// A piece, or with `bytes */total` the question how far the server is.
@@ -133,7 +142,9 @@ impl Client {
         };
         if answer.status().as_u16() == 308 {
             let through = answer.headers().get("range").and_then(|value| value.to_str().ok());
-            let last = through.and_then(|range| range.strip_prefix("bytes=0-")).and_then(|end| end.parse::<u64>().ok());
+            let last = through
+                .and_then(|range| range.strip_prefix("bytes=0-"))
+                .and_then(|end| end.parse::<u64>().ok());
             return Ok(Ok(Piece::Through(last.map_or(0, |last| last + 1))));
         }
         if answer.status().is_success() {

@@ -16,8 +16,8 @@ CREATE TABLE IF NOT EXISTS {ledger} (
 )
 CLUSTER BY connector, batch_id;
 
--- A row for each target table, changed by every load: so two loads of one table cannot both commit.
-CREATE TABLE IF NOT EXISTS {writers} (
+-- One row, changed by every load: so two loads of one table cannot both commit.
+CREATE TABLE IF NOT EXISTS {writer} (
 {writer_columns}
 );
 

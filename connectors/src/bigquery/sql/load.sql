@@ -1,12 +1,12 @@
 -- One batch, from its staging table into the table, with its row in the ledger: all of it or nothing.
--- The first statement changes the row of the target table. Two transactions that change rows of one table cannot both
--- commit (BigQuery, "Multi-statement transactions", concurrency), so of two loads into a table one is cancelled, and its
--- next attempt sees what the other did.
+-- The first statement changes the one row of a table that belongs to the target. Two transactions that change rows of one
+-- table cannot both commit (BigQuery, "Multi-statement transactions", concurrency), so of two loads into the target one is
+-- cancelled, and its next attempt sees what the other did.
 DECLARE changed INT64 DEFAULT 0;
 BEGIN TRANSACTION;
-UPDATE {writers} SET batch_id = @batch_id, written_at = CURRENT_TIMESTAMP() WHERE target = @target;
+UPDATE {writer} SET batch_id = @batch_id, written_at = CURRENT_TIMESTAMP() WHERE target = @target;
 IF @@row_count = 0 THEN
-  RAISE USING MESSAGE = 'sendlake_writers has no row for this table';
+  RAISE USING MESSAGE = 'the row that loads of this table meet at is gone: run it again';
 END IF;
 IF NOT EXISTS (
   SELECT 1 FROM {ledger} WHERE batch_id = @batch_id AND connector = @connector AND target = @target

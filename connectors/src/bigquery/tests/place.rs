@@ -36,7 +36,11 @@ impl Place {
         let (port, storage_port, xml_port) = (free_port(), free_port(), free_port());
         let storage = format!("http://127.0.0.1:{storage_port}");
         let mut command = Command::new(&python);
-        command.arg(peer("bigquery.py")).arg(port.to_string()).arg(dir.path().join("bigquery")).env("HOME", home);
+        command
+            .arg(peer("bigquery.py"))
+            .arg(port.to_string())
+            .arg(dir.path().join("bigquery"))
+            .env("HOME", home);
         let mut settings = Settings {
             project: "acme-data".into(),
             dataset: "email".into(),
@@ -119,7 +123,12 @@ impl Place {
     pub fn client(&self, what: &str, text: &str) -> Value {
         let endpoint = self.settings.endpoint.as_ref().map_or("-", |endpoint| endpoint.as_str());
         let mut command = Command::new(&self.python);
-        command.arg(peer("bigquery_ask.py")).args([endpoint.trim_end_matches('/'), &self.settings.project, what, text]);
+        command.arg(peer("bigquery_ask.py")).args([
+            endpoint.trim_end_matches('/'),
+            &self.settings.project,
+            what,
+            text,
+        ]);
         told(&mut command)
     }
 }

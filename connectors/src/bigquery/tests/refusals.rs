@@ -27,7 +27,8 @@ struct Google {
 }
 
 async fn answer(State(google): State<Google>, request: Request) -> Response {
-    let json = |status: u16, body: Value| (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
+    let json =
+        |status: u16, body: Value| (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
     if request.uri().path() == "/token" {
         return match google.refuse_tokens.load(Ordering::SeqCst) {
             0 => json(200, json!({"access_token": "tok-1", "expires_in": 3600, "token_type": "Bearer"})),
@@ -87,7 +88,9 @@ async fn a_service_account_signs_and_refusals_are_told_apart() {
         Client::new(&here, auth).unwrap()
     };
     assert_eq!(open().await.location().await.unwrap(), "EU");
-    for (status, kind) in [(401, "credentials"), (403, "credentials"), (429, "quota"), (500, "away"), (503, "away")] {
+    for (status, kind) in
+        [(401, "credentials"), (403, "credentials"), (429, "quota"), (500, "away"), (503, "away")]
+    {
         google.refuse.store(status, Ordering::SeqCst);
         let error = open().await.location().await.unwrap_err();
         assert_eq!(error.kind(), kind, "{status}: {error}");

@@ -1,5 +1,6 @@
 //! What must hold, told by Google's own client: against the stand-in in a test each, and unchanged against BigQuery.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -9,10 +10,13 @@ use serde_json::{Value, json};
 use super::place::{Place, open};
 use crate::batch::Change;
 use crate::bigquery::Settings;
+use crate::bigquery::auth::Auth;
+use crate::bigquery::bucket::Bucket;
 use crate::mapping::Mapping;
 use crate::target::{StagedBatch, Target, TargetError};
 use crate::testing::{
-    Jobs, all_bounds, all_columns, columns, key_row, loads_each_event_once, lose_answer, peak_mib, staged, tallied,
+    Jobs, all_bounds, all_columns, columns, key_row, loads_each_event_once, lose_answer, peak_mib, staged,
+    tallied,
 };
 
 macro_rules! suite {
@@ -53,22 +57,9 @@ mod run {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn files_go_by_way_of_a_bucket() {
-        let Some(place) = Place::stand_in_with_bucket() else { return };
-        super::batches_that_overlap_are_there_once(&place).await;
-        let left: Vec<_> = std::fs::read_dir(place.dir.path().join("gcs/staged")).unwrap().collect();
-        let walk = |dir: std::path::PathBuf| {
-            let mut folders = vec![dir];
-            let mut files = Vec::new();
-            while let Some(folder) = folders.pop() {
-                for entry in std::fs::read_dir(folder).unwrap() {
-                    let path = entry.unwrap().path();
-                    if path.is_dir() { folders.push(path) } else { files.push(path) }
-                }
-            }
-            files
-        };
-        let files = walk(place.dir.path().join("gcs/staged"));
-        assert!(files.iter().all(|file| file.extension().is_none_or(|end| end != "parquet")), "{left:?} {files:?}");
+        if let Some(place) = Place::stand_in_with_bucket() {
+            super::files_go_by_way_of_a_bucket(&place).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -121,8 +112,9 @@ async fn batches_that_overlap_are_there_once(place: &Place) {
         "SELECT change, rows_staged, rows_changed FROM {{dataset}}.sendlake_batches WHERE STARTS_WITH(batch_id, '{prefix}') \
          ORDER BY batch_id"
     );
-    let wanted = [("add", 100, 100), ("add", 100, 50), ("replace", 20, 20), ("delete", 10, 10)]
-        .map(|(change, staged, changed)| json!({"change": change, "rows_staged": staged, "rows_changed": changed}));
+    let wanted = [("add", 100, 100), ("add", 100, 50), ("replace", 20, 20), ("delete", 10, 10)].map(
+        |(change, staged, changed)| json!({"change": change, "rows_staged": staged, "rows_changed": changed}),
+    );
     assert_eq!(place.query(&settings, &ledger), wanted);
     let left = "SELECT COUNT(*) AS n FROM {dataset}.INFORMATION_SCHEMA.TABLES WHERE STARTS_WITH(table_name, \
                 'sendlake_stage_')";
@@ -156,15 +148,21 @@ async fn values_arrive_as_they_are(place: &Place) {
     second["occurred_at"] = json!("2024-02-29T23:59:59.999999Z");
     second["event_date"] = json!("2024-02-29");
     second["recorded_at"] = json!("0001-01-01T00:00:00Z");
-    let batch = named(staged(place.dir.path(), "v1", Change::Add, &mapping, [first.clone(), second.clone()]), &prefix);
+    let batch = named(
+        staged(place.dir.path(), "v1", Change::Add, &mapping, [first.clone(), second.clone()]),
+        &prefix,
+    );
     assert_eq!(target.load(&batch, &Jobs::default()).await.unwrap().rows, Some(2));
     let rows = place.query(&settings, "SELECT * FROM {table} ORDER BY event_id");
     let plain = |row: &Value, name: &str| row[name].clone();
-    for name in ["subject_hash", "size_bytes", "seq", "attempt", "spf_aligned", "event_date", "lsn", "tenant_id"] {
+    for name in
+        ["subject_hash", "size_bytes", "seq", "attempt", "spf_aligned", "event_date", "lsn", "tenant_id"]
+    {
         assert_eq!(plain(&rows[0], name), plain(&first, name), "{name}");
         assert_eq!(plain(&rows[1], name), plain(&second, name), "{name}");
     }
-    let json_of = |row: &Value, name: &str| serde_json::from_str::<Value>(row[name].as_str().unwrap()).unwrap();
+    let json_of =
+        |row: &Value, name: &str| serde_json::from_str::<Value>(row[name].as_str().unwrap()).unwrap();
     assert_eq!(rows[0]["detail"], json_of(&first, "detail"));
     assert_eq!(rows[0]["tags"], json!({}));
     // Text that is no JSON is kept as a JSON string; NULL stays NULL.
@@ -323,7 +321,8 @@ async fn the_day_has_its_budget_of_load_jobs(place: &Place) {
 /// measure.
 async fn many_rows_need_no_more_memory(place: &Place) {
     let (settings, prefix) = place.fresh("many");
-    let rows = std::env::var("SENDLAKE_TEST_EXPORT_ROWS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
+    let rows =
+        std::env::var("SENDLAKE_TEST_EXPORT_ROWS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
     let mapping = all_columns();
     let wide = |n: u64| {
         // What cannot be compressed: fewer of it where there are many rows.
@@ -356,18 +355,74 @@ async fn many_rows_need_no_more_memory(place: &Place) {
     assert!(grown < 100, "{grown} MiB");
 }
 
+async fn files_go_by_way_of_a_bucket(place: &Place) {
+    let (settings, prefix) = place.fresh("bucket");
+    let target = open(&settings).await;
+    let mapping = columns(&["detail"]);
+    target.prepare(&mapping).await.unwrap();
+    // More than one part.
+    let noise = |n: u64| {
+        let text = BASE64.encode(digest(&SHA256, &n.to_le_bytes()).as_ref());
+        let mut row = key_row(n);
+        row["detail"] = json!(json!({ "noise": text }).to_string());
+        row
+    };
+    let batch =
+        named(staged(place.dir.path(), "g1", Change::Add, &mapping, (0..200_000).map(noise)), &prefix);
+    assert!(batch.bytes > 8 << 20, "{}", batch.bytes);
+    let bucket = Bucket::of(&settings, &Auth::Unsigned).unwrap().unwrap();
+    assert_eq!(bucket.put("probe.parquet", &batch.file).await.unwrap(), "gs://staged/exports/probe.parquet");
+    let objects = || objects_below(&place.dir.path().join("gcs/staged"));
+    assert_eq!(objects(), 1);
+    assert_eq!(target.load(&batch, &Jobs::default()).await.unwrap().rows, Some(200_000));
+    // What was loaded is gone, and nothing else.
+    assert_eq!(objects(), 1);
+    bucket.remove("probe.parquet").await.unwrap();
+    bucket.remove("probe.parquet").await.unwrap();
+    assert_eq!(objects(), 0);
+    assert_eq!(place.number(&settings, "SELECT COUNT(*) AS n FROM {table}"), 200_000);
+    let nowhere = Settings { bucket: Some("gs://nobodys".into()), ..settings };
+    let error =
+        Bucket::of(&nowhere, &Auth::Unsigned).unwrap().unwrap().put("x", &batch.file).await.unwrap_err();
+    assert!(matches!(&error, TargetError::Refused(said) if said.contains("no such bucket")), "{error:?}");
+}
+
+fn objects_below(folder: &Path) -> usize {
+    let mut folders = vec![folder.to_owned()];
+    let mut objects = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                objects += usize::from(path.extension().is_some_and(|end| end == "parquet"));
+            }
+        }
+    }
+    objects
+}
+
 /// Each request that changes something, in turn: done, but nobody is told.
 async fn an_answer_that_is_lost_costs_nothing(place: &Place) {
     let (settings, prefix) = place.fresh("lost");
     let mapping = columns(&["detail"]);
     open(&settings).await.prepare(&mapping).await.unwrap();
     let port = settings.endpoint.as_ref().unwrap().port().unwrap();
-    let needles = ["POST /upload/", "PUT /upload/", "_merge\"", "GET /bigquery/v2/projects/acme-data/jobs/", "DELETE /"];
+    let needles = [
+        "POST /upload/",
+        "PUT /upload/",
+        "_merge\"",
+        "GET /bigquery/v2/projects/acme-data/jobs/",
+        "DELETE /",
+    ];
     for (n, needle) in needles.into_iter().enumerate() {
         let proxy = lose_answer(port, needle);
-        let near = Settings { endpoint: format!("http://127.0.0.1:{proxy}").parse().ok(), ..settings.clone() };
+        let near =
+            Settings { endpoint: format!("http://127.0.0.1:{proxy}").parse().ok(), ..settings.clone() };
         let rows = (n as u64 * 10..n as u64 * 10 + 20).map(key_row);
-        let mut batch = named(staged(place.dir.path(), &format!("l{n}"), Change::Add, &mapping, rows), &prefix);
+        let mut batch =
+            named(staged(place.dir.path(), &format!("l{n}"), Change::Add, &mapping, rows), &prefix);
         let log = Jobs::default();
         let first = open(&near).await.load(&batch, &log).await;
         // A piece of an upload is asked about at once; all else is left to the next try.
