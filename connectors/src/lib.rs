@@ -13,4 +13,7 @@ pub mod batch;
 pub mod mapping;
 pub mod secret;
 pub mod settings;
+pub mod snowflake;
 pub mod target;
+#[cfg(test)]
+mod testing;

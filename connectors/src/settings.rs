@@ -26,6 +26,8 @@ pub struct ExportSettings {
     pub batch_bytes: u64,
     /// Batches of a backfill in a minute; those of live loads are not counted.
     pub backfill_batches_per_min: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snowflake: Option<crate::snowflake::Settings>,
 }
 
 impl Default for ExportSettings {
@@ -39,6 +41,7 @@ impl Default for ExportSettings {
             mask: BTreeMap::new(),
             batch_bytes: 160 << 20,
             backfill_batches_per_min: 6,
+            snowflake: None,
         }
     }
 }
