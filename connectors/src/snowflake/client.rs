@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
 use reqwest::{RequestBuilder, Response, StatusCode};
-use sendlake_control::clock::Clock;
+use sendlake_control::clock::{Clock, Timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -62,9 +62,8 @@ pub(super) struct Answer {
     pub rows: Vec<Vec<Option<String>>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
 struct Body {
     statement_handle: String,
     statement_handles: Vec<String>,
@@ -262,8 +261,12 @@ impl Client {
         context
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     pub(super) fn token(&self) -> Result<String, TargetError> {
-        let token = self.key.token(self.clock.now());
+        let token = self.key.token(self.now());
         token.map_err(|error| TargetError::Credentials(format!("the private key does not sign: {error}")))
     }
 

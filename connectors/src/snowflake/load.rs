@@ -5,15 +5,16 @@
 //! 2. loads into one table wait for each other at a row of `SENDLAKE_LOCKS`, so that no MERGE runs beside another and misses
 //!    its rows (Snowflake promises uniqueness of no key);
 //! 3. the ledger's row is written in the same transaction: a batch that is there is not loaded again;
-//! 4. the request has an id that is the same for the same batch and attempt: one whose answer was lost is asked about, and
-//!    not run a second time.
+//! 4. the request has an id, which is noted before it is sent: one whose answer was lost, or whose sender died, is asked about
+//!    under that id, and not run a second time.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use sendlake_control::clock::Timestamp;
 use uuid::Uuid;
 
 use super::Snowflake;
 use super::client::Job;
-use super::statements::{LOAD_STATEMENTS, MERGE_STATEMENT, file_name};
+use super::statements::{LOAD_STATEMENTS, MERGE_STATEMENT};
 use crate::target::{JobLog, Loaded, StagedBatch, TargetError};
 
 pub(super) async fn load(
@@ -27,20 +28,34 @@ pub(super) async fn load(
         upload.remove(names, &batch.batch_id).await;
         return Ok(Loaded { rows: None, job_id: batch.job_id.clone() });
     }
-    upload.put(names, batch).await?;
-    let request_id = request_id(batch);
-    let again = batch.job_id.as_deref() == Some(request_id.to_string().as_str());
-    log.submitting(&request_id.to_string()).await?;
-    let job = Job {
+    let doing = format!("loading batch {} into {}", batch.batch_id, names.table);
+    let statements = names.load(batch);
+    let job = |request_id, again| Job {
         request_id,
         again,
-        statements: &names.load(batch),
+        statements: &statements,
         count: LOAD_STATEMENTS,
         tag: format!("sendlake {} {}", batch.connector, batch.batch_id),
         timeout_s: *load_timeout_s,
     };
-    let doing = format!("loading batch {} into {}", batch.batch_id, names.table);
-    let loaded = match client.job(&job, &doing).await {
+    let before = batch.job_id.as_deref().and_then(|id| Uuid::parse_str(id).ok());
+    let asked = match before {
+        Some(request_id) => Some(client.job(&job(request_id, true), &doing).await),
+        None => None,
+    };
+    let answer = match asked {
+        Some(Ok(answer)) => Ok(answer),
+        // Nobody knows how it ended.
+        Some(Err(error @ TargetError::Away(_))) => return Err(error),
+        // It did not end well, and would be answered for ever as it was then; what stood in its way may be mended.
+        Some(Err(_)) | None => {
+            upload.put(names, batch).await?;
+            let request_id = request_id(batch, client.now());
+            log.submitting(&request_id.to_string()).await?;
+            client.job(&job(request_id, false), &doing).await
+        }
+    };
+    let loaded = match answer {
         Ok(answer) => {
             let handle = answer.handles.get(MERGE_STATEMENT).cloned();
             Loaded { rows: merged_rows(target, handle, &doing).await, job_id: Some(answer.handle) }
@@ -48,25 +63,21 @@ pub(super) async fn load(
         // Another one may have loaded it meanwhile, and taken the file away from under this request.
         Err(error @ (TargetError::JobFailed(_) | TargetError::Refused(_))) => {
             match is_in_ledger(target, batch).await {
-                Ok(true) => Loaded { rows: None, job_id: Some(request_id.to_string()) },
+                Ok(true) => Loaded { rows: None, job_id: batch.job_id.clone() },
                 _ => return Err(error),
             }
         }
         Err(error) => return Err(error),
     };
     upload.remove(names, &batch.batch_id).await;
-    tracing::debug!(
-        batch = batch.batch_id,
-        file = file_name(&batch.batch_id),
-        ?loaded,
-        "loaded into Snowflake"
-    );
+    tracing::debug!(batch = batch.batch_id, ?loaded, "loaded into Snowflake");
     Ok(loaded)
 }
 
-/// The request of this try: another attempt is another request.
-pub(super) fn request_id(batch: &StagedBatch) -> Uuid {
-    let text = format!("{}|{}|{}", batch.connector, batch.batch_id, batch.attempt);
+/// A name for a request that is sent for the first time: no other has it, also not one for the same batch.
+fn request_id(batch: &StagedBatch, now: Timestamp) -> Uuid {
+    let StagedBatch { connector, batch_id, attempt, .. } = batch;
+    let text = format!("{connector}|{batch_id}|{attempt}|{}|{}", now.0, std::process::id());
     let mut bytes = [0; 16];
     for (byte, sum) in bytes.iter_mut().zip(digest(&SHA256, text.as_bytes()).as_ref()) {
         *byte = *sum;

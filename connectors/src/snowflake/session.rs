@@ -31,14 +31,21 @@ pub(super) struct StageInfo {
     #[serde(default)]
     pub end_point: Option<String>,
     #[serde(default)]
-    pub creds: BTreeMap<String, Value>,
+    pub creds: Option<BTreeMap<String, Value>>,
     #[serde(default)]
     pub presigned_url: Option<String>,
 }
 
-#[derive(Deserialize)]
+impl StageInfo {
+    /// A credential by its name; empty where it is not lent.
+    pub fn cred(&self, name: &str) -> String {
+        let cred = self.creds.as_ref().and_then(|creds| creds.get(name)?.as_str());
+        cred.unwrap_or_default().to_owned()
+    }
+}
+
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Reply {
     success: bool,
     code: Option<String>,
@@ -73,10 +80,10 @@ pub(super) async fn put(
     let _ = post(client, "session", &ended, Some(&token), &json!({}), &doing).await;
     let reply: PutReply = serde_json::from_value(answered?)
         .map_err(|error| TargetError::Refused(format!("{doing}: the answer is not one to PUT: {error}")))?;
+    let key = |material: &Value| material.get("queryStageMasterKey").is_some_and(|key| !key.is_null());
     let encrypted = match &reply.encryption_material {
-        Value::Null => false,
-        Value::Array(all) => all.iter().any(|one| !one.is_null()),
-        _ => true,
+        Value::Array(all) => all.iter().any(key),
+        one => key(one),
     };
     if encrypted {
         return Err(TargetError::Refused(format!(

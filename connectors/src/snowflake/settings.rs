@@ -109,6 +109,9 @@ impl Settings {
                 ));
             }
         }
+        if ["SENDLAKE_BATCHES", "SENDLAKE_LOCKS"].contains(&self.table.to_uppercase().as_str()) {
+            return Err(("table", format!("{} is the name of a table of sendlake's own", self.table)));
+        }
         if is_secret_key(self.options.keys()) {
             return Err((
                 "options",

@@ -1,146 +1,26 @@
 //! Against the stand-ins: `tests/peers/snowflake_server.py` (fakesnow with the SQL API in front, keys verified) and snowduck
 //! (an SQL API by others); what is in the tables afterwards is read by the official Python connector.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+mod account;
+mod elsewhere;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sendlake_control::clock::{Clock, ManualClock, Timestamp};
+use sendlake_control::clock::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::account::{Account, batch_of, connected, connected_at, now};
+use super::Settings;
 use super::key::tests::new_pem;
-use super::statements::folder;
-use super::{Settings, Snowflake, connect, load};
 use crate::batch::Change;
 use crate::secret::SecretRef;
-use crate::secret::tests::NoSecrets;
-use crate::target::{Bounds, JobLog, StagedBatch, Target, TargetError};
+use crate::target::{Bounds, JobLog, StagedBatch, Target as _, TargetError};
 use crate::testing::{
-    Jobs, Running, all_bounds, all_columns, columns, free_port, key_row, loads_each_event_once, lose_answer,
-    peak_mib, peer, python, staged, tallied,
+    Jobs, all_bounds, all_columns, columns, free_port, key_row, loads_each_event_once, lose_answer, staged,
+    tallied,
 };
-
-const DATABASE: &str = "MAIL";
-const SCHEMA: &str = "SENDLAKE";
-
-/// One account, with an external stage over a folder of this machine, in which one user may log in with one key.
-struct Account {
-    python: PathBuf,
-    port: u16,
-    folder: tempfile::TempDir,
-    _running: Running,
-}
-
-impl Account {
-    /// None where the venv is not there.
-    fn start() -> Option<Self> {
-        let python = python("fakesnow")?;
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("bucket")).unwrap();
-        std::fs::write(folder.path().join("key.p8"), new_pem()).unwrap();
-        let public = folder.path().join("key.pub");
-        let openssl = Command::new("openssl")
-            .args(["pkey", "-pubout", "-in"])
-            .arg(folder.path().join("key.p8"))
-            .arg("-out")
-            .arg(&public)
-            .status();
-        assert!(openssl.unwrap().success());
-        let port = free_port();
-        let mut command = Command::new(&python);
-        command
-            .arg(peer("snowflake_server.py"))
-            .arg(port.to_string())
-            .args([DATABASE, SCHEMA, "XY12345", "LOADER"]);
-        command.arg(public).env("TMPDIR", folder.path()).stderr(Stdio::null());
-        let running = Running::until_listening(command, port);
-        let account = Self { python, port, folder, _running: running };
-        let url = format!("file://{}", account.bucket().display());
-        account.ask(&format!("CREATE STAGE {DATABASE}.{SCHEMA}.SENDLAKE_STAGE URL = '{url}'"));
-        Some(account)
-    }
-
-    fn bucket(&self) -> PathBuf {
-        self.folder.path().join("bucket")
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            account: "xy12345.eu-central-1".into(),
-            user: "loader".into(),
-            private_key: Some(SecretRef::File(self.folder.path().join("key.p8"))),
-            role: Some("loader_role".into()),
-            warehouse: "loader_wh".into(),
-            database: DATABASE.to_lowercase(),
-            schema: SCHEMA.to_lowercase(),
-            table: "events".into(),
-            bucket: Some(format!("file://{}", self.bucket().display())),
-            endpoint: Some(format!("http://127.0.0.1:{}", self.port).parse().unwrap()),
-            load_timeout_s: 60,
-            ..Settings::default()
-        }
-    }
-
-    /// By the external stage.
-    async fn snowflake(&self) -> Snowflake {
-        connected(&self.settings()).await
-    }
-
-    /// The rows of a statement, by the official connector.
-    fn ask(&self, statement: &str) -> Vec<Vec<Value>> {
-        let mut child = Command::new(&self.python)
-            .arg(peer("snowflake_read.py"))
-            .args(["127.0.0.1", &self.port.to_string(), "xy12345", "loader"])
-            .arg(self.folder.path().join("key.p8"))
-            .args([DATABASE, SCHEMA])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(statement.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn one(&self, statement: &str) -> Value {
-        self.ask(statement)[0][0].clone()
-    }
-
-    /// Makes the next statement that contains this fail.
-    async fn fault(&self, contains: &str, code: &str) {
-        let body = json!({"contains": contains, "code": code, "times": 1});
-        let url = format!("http://127.0.0.1:{}/fault", self.port);
-        reqwest::Client::new().post(url).json(&body).send().await.unwrap().error_for_status().unwrap();
-    }
-
-    fn staged_files(&self) -> usize {
-        let folder = self.bucket().join(folder("warehouse"));
-        std::fs::read_dir(folder).map_or(0, Iterator::count)
-    }
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_secs(i64::try_from(jsonwebtoken::get_current_timestamp()).unwrap())
-}
-
-async fn connected(settings: &Settings) -> Snowflake {
-    connected_at(settings, now()).await
-}
-
-async fn connected_at(settings: &Settings, at: Timestamp) -> Snowflake {
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(at));
-    connect(settings, "warehouse", &NoSecrets, &clock).await.unwrap()
-}
-
-fn batch(folder: &Path, id: &str, rows: std::ops::Range<u64>) -> StagedBatch {
-    staged(folder, id, Change::Add, &all_columns(), rows.map(key_row))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_and_an_external_stage_bring_each_event_once() {
@@ -219,12 +99,12 @@ async fn a_lost_answer_is_asked_for_again_and_nothing_runs_twice() {
     let settings =
         Settings { endpoint: Some(format!("http://127.0.0.1:{cut}").parse().unwrap()), ..account.settings() };
     let snowflake = connected(&settings).await;
-    let batch = batch(account.folder.path(), "ab", 0..100);
+    let batch = batch_of(account.folder.path(), "ab", 0..100);
     let log = Jobs::default();
     let loaded = snowflake.load(&batch, &log).await.unwrap();
     // 100 rows were added by the one job: had it run again, it would have added none.
     assert_eq!(loaded.rows, Some(100));
-    assert_eq!(*log.0.lock(), [load::request_id(&batch).to_string()]);
+    assert_eq!(log.0.lock().len(), 1);
     assert_eq!(account.one("SELECT COUNT(*) FROM EVENTS"), 100);
     assert_eq!(account.one("SELECT COUNT(*) FROM SENDLAKE_BATCHES"), 1);
 }
@@ -245,16 +125,18 @@ async fn another_process_ends_what_the_first_began() {
     let snowflake = account.snowflake().await;
     snowflake.prepare(&all_columns()).await.unwrap();
     // The file was uploaded, nothing was submitted.
-    let mut first = batch(account.folder.path(), "a1", 0..50);
+    let mut first = batch_of(account.folder.path(), "a1", 0..50);
     assert_eq!(snowflake.load(&first, &Dies).await.unwrap_err(), TargetError::Local("died".into()));
     assert_eq!(account.staged_files(), 1);
-    first.job_id = Some(load::request_id(&first).to_string());
+    // Noted and never sent: Snowflake has not heard of it.
+    first.job_id = Some(Uuid::from_u128(7).to_string());
     assert_eq!(account.snowflake().await.load(&first, &Jobs::default()).await.unwrap().rows, Some(50));
+    assert_eq!(account.staged_files(), 0);
     // Killed at some moment between submission and answer; the next one does the same batch.
     for (n, ms) in [5_u64, 40, 120, 300].into_iter().enumerate() {
         let id = format!("b{n}");
         let from = 50 + 50 * u64::try_from(n).unwrap();
-        let mut batch = batch(account.folder.path(), &id, from..from + 60);
+        let mut batch = batch_of(account.folder.path(), &id, from..from + 60);
         let log = Jobs::default();
         let _ = tokio::time::timeout(Duration::from_millis(ms), snowflake.load(&batch, &log)).await;
         batch.job_id = log.0.lock().last().cloned();
@@ -270,19 +152,27 @@ async fn a_failed_job_leaves_nothing_and_the_next_attempt_succeeds() {
     let Some(account) = Account::start() else { return };
     let snowflake = account.snowflake().await;
     snowflake.prepare(&all_columns()).await.unwrap();
-    let mut batch = batch(account.folder.path(), "ab", 0..20);
+    let mut batch = batch_of(account.folder.path(), "ab", 0..20);
+    let log = Jobs::default();
     // After the MERGE, within its transaction.
     account.fault("INSERT INTO \"SENDLAKE_BATCHES\"", "100072").await;
-    let error = snowflake.load(&batch, &Jobs::default()).await.unwrap_err();
+    let error = snowflake.load(&batch, &log).await.unwrap_err();
     assert!(matches!(error, TargetError::JobFailed(_)), "{error:?}");
     assert_eq!(account.one("SELECT COUNT(*) FROM EVENTS"), 0);
-    // The same request again is the same failure: its name is used up.
-    batch.job_id = Some(load::request_id(&batch).to_string());
-    let again = snowflake.load(&batch, &Jobs::default()).await.unwrap_err();
-    assert!(matches!(again, TargetError::JobFailed(_)), "{again:?}");
-    batch.attempt = 2;
-    assert_eq!(snowflake.load(&batch, &Jobs::default()).await.unwrap().rows, Some(20));
+    // What stood in its way is mended, and the request that failed is still answered as it was: another one is sent.
+    batch.job_id = log.0.lock().last().cloned();
+    assert_eq!(snowflake.load(&batch, &log).await.unwrap().rows, Some(20));
+    assert_eq!(log.0.lock().len(), 2);
     assert_eq!(account.one("SELECT COUNT(*) FROM EVENTS"), 20);
+    // As the engine has it: the next attempt, which knows of no job.
+    let second = batch_of(account.folder.path(), "ac", 20..40);
+    account.fault("COMMIT", "100072").await;
+    let error = snowflake.load(&second, &log).await.unwrap_err();
+    assert!(matches!(error, TargetError::JobFailed(_)), "{error:?}");
+    assert_eq!(account.one("SELECT COUNT(*) FROM EVENTS"), 20);
+    let second = StagedBatch { attempt: 2, ..second };
+    assert_eq!(snowflake.load(&second, &log).await.unwrap().rows, Some(20));
+    assert_eq!(account.one("SELECT COUNT(*) FROM SENDLAKE_BATCHES"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,11 +180,11 @@ async fn a_file_that_lost_rows_is_not_loaded() {
     let Some(account) = Account::start() else { return };
     let snowflake = account.snowflake().await;
     snowflake.prepare(&all_columns()).await.unwrap();
-    let mut batch = batch(account.folder.path(), "ab", 0..20);
+    let mut batch = batch_of(account.folder.path(), "ab", 0..20);
     batch.rows = 21;
     let error = snowflake.load(&batch, &Jobs::default()).await.unwrap_err();
     assert!(
-        matches!(&error, TargetError::JobFailed(said) if said.contains("rows of the staged file")),
+        matches!(&error, TargetError::JobFailed(said) if said.contains("of 21 rows of the staged file there came 20")),
         "{error:?}"
     );
     assert_eq!(account.one("SELECT COUNT(*) FROM EVENTS"), 0);
@@ -310,11 +200,11 @@ async fn two_loaders_of_one_batch_and_of_batches_that_overlap_end_in_each_event_
     for round in 0..3_u64 {
         let from = round * 100;
         let batches = [
-            batch(folder, &format!("a{round}"), from..from + 80),
-            batch(folder, &format!("b{round}"), from + 20..from + 100),
+            batch_of(folder, &format!("a{round}"), from..from + 80),
+            batch_of(folder, &format!("b{round}"), from + 20..from + 100),
         ];
         let tries = batches.iter().chain(&batches).enumerate().map(|(n, batch)| {
-            // Of two that do not know of each other, each asks under a name of its own.
+            // Two that do not know of each other ask under names of their own.
             let batch = StagedBatch { attempt: u32::try_from(1 + n / 2).unwrap(), ..batch.clone() };
             let snowflake = &snowflake;
             async move {
@@ -473,151 +363,4 @@ async fn a_result_in_parts_is_read_to_its_end() {
         "{hours:?}"
     );
     assert_eq!(hours[127].hour, Timestamp::from_secs(begin + 127 * 3_600));
-}
-
-/// An SQL API that others wrote, after the same documentation. It knows one statement to a request, no COPY of Parquet, no
-/// asynchronous execution and no key; what it does know is said and answered as here.
-#[tokio::test(flavor = "multi_thread")]
-async fn snowducks_sql_api_understands_what_is_said() {
-    let Some(python) = python("snowduck") else { return };
-    let port = free_port();
-    let mut command = Command::new(python.parent().unwrap().join("snowduck"));
-    command.args(["--port", &port.to_string()]).stderr(Stdio::null());
-    let _running = Running::until_listening(command, port);
-    let folder = tempfile::tempdir().unwrap();
-    let key = folder.path().join("key.p8");
-    std::fs::write(&key, new_pem()).unwrap();
-    let settings = Settings {
-        account: "xy12345".into(),
-        user: "loader".into(),
-        private_key: Some(SecretRef::File(key)),
-        warehouse: "wh".into(),
-        database: "mail".into(),
-        schema: "sendlake".into(),
-        bucket: Some(format!("file://{}", folder.path().display())),
-        endpoint: Some(format!("http://127.0.0.1:{port}").parse().unwrap()),
-        ..Settings::default()
-    };
-    let snowflake = connected(&settings).await;
-    let client = &snowflake.client;
-    client.query("CREATE DATABASE IF NOT EXISTS MAIL", "test").await.unwrap();
-    client.query("CREATE SCHEMA IF NOT EXISTS MAIL.SENDLAKE", "test").await.unwrap();
-    let rows = client
-        .query("SELECT 1, NULL, 'a''b' UNION ALL SELECT 2, 'x', '' ORDER BY 1", "test")
-        .await
-        .unwrap()
-        .rows;
-    let text = |value: &str| Some(value.to_owned());
-    assert_eq!(rows, [[text("1"), None, text("a'b")], [text("2"), text("x"), text("")]]);
-    let error = client.query("SELECT nonesuch FROM nowhere", "asking").await.unwrap_err();
-    assert!(error.to_string().starts_with("asking: Snowflake said:"), "{error:?}");
-    let made = snowflake.prepare(&columns(&["recipient", "detail"])).await.unwrap();
-    assert_eq!(made.len(), 3, "{made:?}");
-    assert_eq!(snowflake.tally(&columns(&[]), &all_bounds()).await.unwrap(), Vec::new());
-    client
-        .query(
-            "INSERT INTO SENDLAKE_BATCHES VALUES ('ab', 'c', 't', 's', 'add', 1, 'm', CURRENT_TIMESTAMP())",
-            "test",
-        )
-        .await
-        .unwrap();
-    assert_eq!(client.query(&snowflake.names.in_ledger("ab"), "test").await.unwrap().rows, [[text("1")]]);
-}
-
-/// Seconds and memory for SENDLAKE_MEASURE_ROWS rows; without it, for few.
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_does_not_grow_with_the_batch() {
-    let Some(account) = Account::start() else { return };
-    let rows =
-        std::env::var("SENDLAKE_MEASURE_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(20_000);
-    let mapping = all_columns();
-    for (name, bucket) in [("bucket", account.settings().bucket), ("own stage", None)] {
-        let stage = if bucket.is_some() { "sendlake_stage" } else { "own_stage" };
-        let settings = Settings {
-            bucket,
-            stage: stage.into(),
-            table: format!("events_{}", stage.len()),
-            load_timeout_s: 600,
-            ..account.settings()
-        };
-        let snowflake = connected(&settings).await;
-        snowflake.prepare(&mapping).await.unwrap();
-        let batch = staged(account.folder.path(), stage, Change::Add, &mapping, (0..rows).map(key_row));
-        let (before, begun) = (peak_mib(), std::time::Instant::now());
-        let loaded = snowflake.load(&batch, &Jobs::default()).await.unwrap();
-        println!(
-            "{name}: {rows} rows, {} bytes: {:?}, peak {before} to {} MiB",
-            batch.bytes,
-            begun.elapsed(),
-            peak_mib()
-        );
-        assert_eq!(loaded.rows, Some(rows));
-        assert!(peak_mib() - before < 100, "{before} to {} MiB", peak_mib());
-    }
-}
-
-#[test]
-fn settings_that_cannot_be_are_named() {
-    let good = Settings {
-        account: "myorg-myaccount".into(),
-        user: "LOADER".into(),
-        private_key: Some(SecretRef::Env("KEY".into())),
-        warehouse: "WH".into(),
-        database: "MAIL".into(),
-        ..Settings::default()
-    };
-    assert_eq!(good.check(), Ok(()));
-    let key = |change: &dyn Fn(&mut Settings)| {
-        let mut settings = good.clone();
-        change(&mut settings);
-        settings.check().unwrap_err().0
-    };
-    assert_eq!(key(&|s| s.account.clear()), "account");
-    assert_eq!(key(&|s| s.account = "https://a.snowflakecomputing.com".into()), "account");
-    assert_eq!(key(&|s| s.private_key = None), "private_key");
-    assert_eq!(key(&|s| s.warehouse.clear()), "warehouse");
-    assert_eq!(key(&|s| s.table = "events\"; DROP TABLE x; --".into()), "table");
-    assert_eq!(key(&|s| s.role = Some("my role".into())), "role");
-    assert_eq!(
-        key(&|s| s.options = [("aws_secret_access_key".to_owned(), "x".to_owned())].into()),
-        "options"
-    );
-    assert_eq!(key(&|s| s.load_timeout_s = 0), "load_timeout_s");
-    assert_eq!(key(&|s| s.endpoint = Some("http://example.com".parse().unwrap())), "endpoint");
-    let allowed = Settings { options: [("aws_region".to_owned(), "x".to_owned())].into(), ..good.clone() };
-    assert_eq!(allowed.check(), Ok(()));
-    let text = toml::to_string(&good).unwrap();
-    assert_eq!(toml::from_str::<Settings>(&text).unwrap(), good);
-    let error = toml::from_str::<Settings>("private_key = \"hunter2\"\n").unwrap_err().to_string();
-    assert!(error.contains("env:NAME"), "{error}");
-}
-
-/// The same as against the stand-in, in the account that the TOML file named by SENDLAKE_SNOWFLAKE_SETTINGS describes (the
-/// keys of `[export.<connector>.snowflake]`). Its table, ledger and locks are dropped and made anew.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_real_service_holds_each_event_once() {
-    let Ok(path) = std::env::var("SENDLAKE_SNOWFLAKE_SETTINGS") else {
-        println!(
-            "left out: no SENDLAKE_SNOWFLAKE_SETTINGS, a TOML file with the settings of a real Snowflake"
-        );
-        return;
-    };
-    let settings: Settings = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let snowflake = connected(&settings).await;
-    for table in [snowflake.names.table.as_str(), "SENDLAKE_BATCHES", "SENDLAKE_LOCKS"] {
-        snowflake.client.query(&format!("DROP TABLE IF EXISTS \"{table}\""), "clearing up").await.unwrap();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    loads_each_event_once(&snowflake, folder.path()).await;
-    // Two at once: the second waits for the first, and adds nothing.
-    let batches = [batch(folder.path(), "dd01", 400..500), batch(folder.path(), "dd02", 420..520)];
-    let log = Jobs::default();
-    let (one, other) = tokio::join!(snowflake.load(&batches[0], &log), snowflake.load(&batches[1], &log));
-    let added = one.unwrap().rows.unwrap() + other.unwrap().rows.unwrap();
-    assert_eq!(added, 120);
-    // A request that is sent again is the same request.
-    let again = StagedBatch { job_id: Some(load::request_id(&batches[0]).to_string()), ..batches[0].clone() };
-    snowflake.load(&again, &log).await.unwrap();
-    let left = (0..100).chain(150..520);
-    assert_eq!(snowflake.tally(&all_columns(), &all_bounds()).await.unwrap(), tallied(left));
 }

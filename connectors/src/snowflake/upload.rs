@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::buffered::BufWriter;
 use object_store::client::StaticCredentialProvider;
@@ -15,7 +15,6 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use sendlake_control::clock::Clock;
 use sendlake_ingest::store::{LakeStore, open_store_by};
-use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
@@ -169,49 +168,15 @@ async fn put_internal(
     file: &str,
     batch: &StagedBatch,
 ) -> Result<(), TargetError> {
-    let cred = |name: &str| info.creds.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let shown = format!("Snowflake's {} storage", info.location_type);
-    if let Some(url) = info.presigned_url.as_deref().filter(|_| cred("GCS_ACCESS_TOKEN").is_empty()) {
+    if let Some(url) = info.presigned_url.as_deref().filter(|_| info.cred("GCS_ACCESS_TOKEN").is_empty()) {
         return put_presigned(client, url, &shown, batch).await;
     }
-    let (container, folder) = info.location.split_once('/').unwrap_or((&info.location, ""));
-    let path = Path::from(format!("{}/{file}", folder.trim_end_matches('/')));
-    let region = info.region.clone().unwrap_or_default();
-    let endpoint = info.end_point.as_deref().filter(|endpoint| !endpoint.is_empty());
+    let (container, path) = place(info, file);
     let store: Result<Arc<dyn ObjectStore>, object_store::Error> = match info.location_type.as_str() {
-        "S3" => {
-            let mut builder = AmazonS3Builder::new()
-                .with_bucket_name(container)
-                .with_region(region)
-                .with_access_key_id(cred("AWS_KEY_ID"))
-                .with_secret_access_key(cred("AWS_SECRET_KEY"))
-                .with_token(cred("AWS_TOKEN"))
-                .with_virtual_hosted_style_request(true);
-            if let Some(endpoint) = endpoint {
-                builder = builder.with_endpoint(format!("https://{container}.{endpoint}"));
-            }
-            builder.build().map(|store| Arc::new(store) as _)
-        }
-        "GCS" => {
-            let bearer = GcpCredential { bearer: cred("GCS_ACCESS_TOKEN") };
-            GoogleCloudStorageBuilder::new()
-                .with_bucket_name(container)
-                .with_credentials(Arc::new(StaticCredentialProvider::new(bearer)))
-                .build()
-                .map(|store| Arc::new(store) as _)
-        }
-        "AZURE" => {
-            let account = info.storage_account.clone().unwrap_or_default();
-            let mut builder = MicrosoftAzureBuilder::new()
-                .with_account(account.clone())
-                .with_container_name(container)
-                .with_config(AzureConfigKey::SasKey, cred("AZURE_SAS_TOKEN").trim_start_matches('?'));
-            if let Some(endpoint) = endpoint {
-                let endpoint = endpoint.trim_start_matches("blob.");
-                builder = builder.with_endpoint(format!("https://{account}.blob.{endpoint}"));
-            }
-            builder.build().map(|store| Arc::new(store) as _)
-        }
+        "S3" => amazon(info, container).build().map(|store| Arc::new(store) as _),
+        "GCS" => google(info, container).build().map(|store| Arc::new(store) as _),
+        "AZURE" => azure(info, container).build().map(|store| Arc::new(store) as _),
         other => {
             return Err(TargetError::Refused(format!(
                 "Snowflake wants the file in storage of kind {other:?}, which sendlake does not know; use a bucket"
@@ -220,6 +185,55 @@ async fn put_internal(
     };
     let store = store.map_err(|error| TargetError::Refused(format!("{shown}: {error}")))?;
     write(&store, &path, &batch.file, &shown).await
+}
+
+/// The bucket or container, and the object in it.
+fn place<'a>(info: &'a StageInfo, file: &str) -> (&'a str, Path) {
+    let (container, folder) = info.location.split_once('/').unwrap_or((&info.location, ""));
+    (container, Path::from(format!("{}/{file}", folder.trim_end_matches('/'))))
+}
+
+fn endpoint(info: &StageInfo) -> Option<&str> {
+    info.end_point.as_deref().filter(|endpoint| !endpoint.is_empty())
+}
+
+fn amazon(info: &StageInfo, bucket: &str) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_region(info.region.clone().unwrap_or_default())
+        .with_access_key_id(info.cred("AWS_KEY_ID"))
+        .with_secret_access_key(info.cred("AWS_SECRET_KEY"))
+        .with_token(info.cred("AWS_TOKEN"))
+        .with_virtual_hosted_style_request(true);
+    // The stage is encrypted by its storage: drivers ask for that with each object.
+    if let Ok(encryption) = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>() {
+        builder = builder.with_config(encryption, "AES256");
+    }
+    match endpoint(info) {
+        Some(endpoint) => builder.with_endpoint(format!("https://{bucket}.{endpoint}")),
+        None => builder,
+    }
+}
+
+fn google(info: &StageInfo, bucket: &str) -> GoogleCloudStorageBuilder {
+    let bearer = GcpCredential { bearer: info.cred("GCS_ACCESS_TOKEN") };
+    GoogleCloudStorageBuilder::new()
+        .with_bucket_name(bucket)
+        .with_credentials(Arc::new(StaticCredentialProvider::new(bearer)))
+}
+
+fn azure(info: &StageInfo, container: &str) -> MicrosoftAzureBuilder {
+    let account = info.storage_account.clone().unwrap_or_default();
+    let builder = MicrosoftAzureBuilder::new()
+        .with_account(account.clone())
+        .with_container_name(container)
+        .with_config(AzureConfigKey::SasKey, info.cred("AZURE_SAS_TOKEN").trim_start_matches('?'));
+    match endpoint(info) {
+        Some(endpoint) => {
+            builder.with_endpoint(format!("https://{account}.blob.{}", endpoint.trim_start_matches("blob.")))
+        }
+        None => builder,
+    }
 }
 
 async fn put_presigned(
@@ -248,4 +262,46 @@ async fn put_presigned(
     let said = format!("the staged file cannot be written to {shown}: it answered {status}");
     // 400 and 403: the address has ended; the next try has another.
     Err(TargetError::Away(said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(json: &str) -> StageInfo {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn lent_credentials_open_the_place_that_is_named() {
+        let s3 = info(
+            r#"{"locationType":"S3","location":"sfc-prod-customer-stage/abc/stages/1/","region":"us-west-2","storageAccount":null,
+                "creds":{"AWS_KEY_ID":"id","AWS_SECRET_KEY":"secret","AWS_TOKEN":"token"},"presignedUrl":null,"endPoint":null}"#,
+        );
+        let (bucket, path) = place(&s3, "f.parquet");
+        assert_eq!((bucket, path.as_ref()), ("sfc-prod-customer-stage", "abc/stages/1/f.parquet"));
+        let builder = amazon(&s3, bucket);
+        let value = |key| builder.get_config_value(&key).unwrap_or_default();
+        assert_eq!(value(AmazonS3ConfigKey::Token), "token");
+        assert_eq!(value(AmazonS3ConfigKey::Region), "us-west-2");
+        assert_eq!(value("aws_server_side_encryption".parse().unwrap()), "AES256");
+        assert!(builder.build().is_ok());
+
+        let gcs =
+            info(r#"{"locationType":"GCS","location":"bucket/a/","creds":{"GCS_ACCESS_TOKEN":"ya29"}}"#);
+        let (bucket, path) = place(&gcs, "f.parquet");
+        assert_eq!(path.as_ref(), "a/f.parquet");
+        assert!(google(&gcs, bucket).build().is_ok());
+
+        let azure_info = info(
+            r#"{"locationType":"AZURE","location":"container/a/b/","storageAccount":"acc","endPoint":"blob.core.windows.net",
+                "creds":{"AZURE_SAS_TOKEN":"?sig=x&se=y"}}"#,
+        );
+        let (container, path) = place(&azure_info, "f.parquet");
+        assert_eq!((container, path.as_ref()), ("container", "a/b/f.parquet"));
+        let builder = azure(&azure_info, container);
+        let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+        assert_eq!(endpoint.as_deref(), Some("https://acc.blob.core.windows.net"));
+        assert!(builder.build().is_ok());
+    }
 }

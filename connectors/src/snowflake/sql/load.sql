@@ -10,8 +10,9 @@ FILES = ({file})
 FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE NULL_IF = ())
 MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE
 ON_ERROR = ABORT_STATEMENT;
--- Fails the request where COPY left something out without an error.
-SELECT TO_NUMBER(IFF(COUNT(*) = {rows}, '{rows}', 'rows of the staged file are missing in the staging table')) AS "ROWS_STAGED"
+-- Fails the request where COPY left something out without an error: the text is no number.
+SELECT TO_NUMBER(IFF(COUNT(*) = {rows}, '{rows}', 'of {rows} rows of the staged file there came ' || TO_VARCHAR(COUNT(*))))
+  AS "ROWS_STAGED"
 FROM {staging};
 BEGIN TRANSACTION;
 -- Whoever loads into this table waits here; what follows then sees what the one before has committed.
