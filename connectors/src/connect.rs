@@ -10,7 +10,7 @@ use crate::schedule::Schedule;
 use crate::secret::SecretSource;
 use crate::settings::ExportSettings;
 use crate::target::{Target, TargetError};
-use crate::{bigquery, clickhouse, files, postgresql, redshift};
+use crate::{bigquery, clickhouse, files, postgresql, redshift, snowflake};
 
 /// Longest name of a connector: it becomes part of names of jobs, tables and objects.
 const NAME_CHARS_MAX: usize = 32;
@@ -22,10 +22,11 @@ enum Destination<'a> {
     Files(&'a files::Settings),
     Postgresql(&'a postgresql::Settings),
     Redshift(&'a redshift::Settings),
+    Snowflake(&'a snowflake::Settings),
 }
 
 /// The sections that name one.
-const SECTIONS: &str = "bigquery, clickhouse, files, postgresql, redshift";
+const SECTIONS: &str = "bigquery, clickhouse, files, postgresql, redshift, snowflake";
 
 impl ExportSettings {
     fn destination(&self) -> Result<Destination<'_>, (String, String)> {
@@ -35,6 +36,7 @@ impl ExportSettings {
             self.files.as_ref().map(Destination::Files),
             self.postgresql.as_ref().map(Destination::Postgresql),
             self.redshift.as_ref().map(Destination::Redshift),
+            self.snowflake.as_ref().map(Destination::Snowflake),
         ];
         let mut named = named.into_iter().flatten();
         match (named.next(), named.next()) {
@@ -57,6 +59,7 @@ impl ExportSettings {
             Ok(Destination::Files(_)) => "files",
             Ok(Destination::Postgresql(_)) => "postgresql",
             Ok(Destination::Redshift(_)) => "redshift",
+            Ok(Destination::Snowflake(_)) => "snowflake",
             Err(_) => "",
         }
     }
@@ -88,6 +91,7 @@ impl ExportSettings {
             Destination::Files(settings) => settings.check(),
             Destination::Postgresql(settings) => settings.check(),
             Destination::Redshift(settings) => settings.check(),
+            Destination::Snowflake(settings) => settings.check(),
         };
         checked.map_err(|(key, problem)| (format!("{}.{key}", self.kind()), problem))
     }
@@ -103,6 +107,7 @@ impl ExportSettings {
             Destination::Files(settings) => Arc::new(files::connect(settings, secrets).await?),
             Destination::Postgresql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
             Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
+            Destination::Snowflake(settings) => Arc::new(snowflake::connect(settings, name, secrets).await?),
         };
         let mapping = self.mapping().map_err(|error| TargetError::Refused(error.to_string()))?;
         Ok(Connector { name: name.to_owned(), settings: self.clone(), mapping: Arc::new(mapping), target })
@@ -116,6 +121,7 @@ impl ExportSettings {
             Ok(Destination::Clickhouse(settings)) => clickhouse::ddl(settings, mapping, lake_url),
             Ok(Destination::Postgresql(settings)) => postgresql::ddl(settings, mapping, lake_url),
             Ok(Destination::Redshift(settings)) => redshift::ddl(settings, mapping, lake_url),
+            Ok(Destination::Snowflake(settings)) => snowflake::ddl(settings, mapping, lake_url),
             Err((_, problem)) => format!("-- {problem}\n"),
         }
     }

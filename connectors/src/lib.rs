@@ -12,8 +12,8 @@
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
 pub mod batch;
-pub mod clickhouse;
 pub mod bigquery;
+pub mod clickhouse;
 pub mod connect;
 pub mod files;
 mod fit;
@@ -26,6 +26,7 @@ pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
+pub mod snowflake;
 pub mod stage;
 mod statement;
 mod tally;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::mapping::{Mapping, MappingError, Mask};
-use crate::{bigquery, clickhouse, files, postgresql, redshift};
+use crate::{bigquery, clickhouse, files, postgresql, redshift, snowflake};
 
 /// `[export.<name>]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct ExportSettings {
     pub postgresql: Option<postgresql::Settings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clickhouse: Option<clickhouse::Settings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snowflake: Option<snowflake::Settings>,
 }
 
 impl Default for ExportSettings {
@@ -55,6 +57,7 @@ impl Default for ExportSettings {
             redshift: None,
             postgresql: None,
             clickhouse: None,
+            snowflake: None,
         }
     }
 }

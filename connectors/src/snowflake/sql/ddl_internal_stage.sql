@@ -1,0 +1,3 @@
+--    A stage of Snowflake's own, since the settings name no bucket.
+{create_stage};
+GRANT READ, WRITE ON STAGE {stage} TO ROLE {role};

@@ -1,0 +1,4 @@
+MERGE INTO {table} AS t
+USING (SELECT "EVENT_ID" FROM {staging}) AS s
+ON t."EVENT_ID" = s."EVENT_ID" AND t."EVENT_DATE" BETWEEN {first_day} AND {last_day}
+WHEN MATCHED THEN DELETE
