@@ -119,7 +119,9 @@ impl Exports {
         let secrets = StoredSecrets(Arc::clone(control));
         let connector = match connected.take() {
             Some(connector) => Ok(connector),
-            None => settings.connect(name, &secrets).await.map_err(ExportError::from),
+            None => {
+                settings.connect(name, &secrets, &self.exporter.ids.clock).await.map_err(ExportError::from)
+            }
         };
         let (ran, kept) = match connector {
             Err(error) => (self.exporter.take_note(name, Err(error)).await, None),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sendlake_control::clock::Clock;
 use sendlake_control::id::TenantId;
 
 use crate::mapping::Mapping;
@@ -97,17 +98,28 @@ impl ExportSettings {
     }
 
     /// Opens the destination. Credentials are read now; mostly no request is made.
-    pub async fn connect(&self, name: &str, secrets: &dyn SecretSource) -> Result<Connector, TargetError> {
+    pub async fn connect(
+        &self,
+        name: &str,
+        secrets: &dyn SecretSource,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Connector, TargetError> {
         self.check(name)
             .map_err(|(key, problem)| TargetError::Refused(format!("export.{name}.{key}: {problem}")))?;
         let refused = |(_, problem): (String, String)| TargetError::Refused(problem);
         let target: Arc<dyn Target> = match self.destination().map_err(refused)? {
             Destination::Bigquery(settings) => Arc::new(bigquery::connect(settings, name, secrets).await?),
-            Destination::Clickhouse(settings) => Arc::new(clickhouse::connect(settings, name, secrets).await?),
+            Destination::Clickhouse(settings) => {
+                Arc::new(clickhouse::connect(settings, name, secrets).await?)
+            }
             Destination::Files(settings) => Arc::new(files::connect(settings, secrets).await?),
-            Destination::Postgresql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
+            Destination::Postgresql(settings) => {
+                Arc::new(postgresql::connect(settings, name, secrets).await?)
+            }
             Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
-            Destination::Snowflake(settings) => Arc::new(snowflake::connect(settings, name, secrets).await?),
+            Destination::Snowflake(settings) => {
+                Arc::new(snowflake::connect(settings, name, secrets, clock).await?)
+            }
         };
         let mapping = self.mapping().map_err(|error| TargetError::Refused(error.to_string()))?;
         Ok(Connector { name: name.to_owned(), settings: self.clone(), mapping: Arc::new(mapping), target })

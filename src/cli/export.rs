@@ -101,7 +101,7 @@ async fn open(config: &Config) -> Result<Opened, Failure> {
 impl Opened {
     async fn connect(&self, config: &Config, name: &str) -> Result<Connector, Failure> {
         let secrets = StoredSecrets(Arc::clone(&self.control));
-        let connected = settings(config, name)?.connect(name, &secrets).await;
+        let connected = settings(config, name)?.connect(name, &secrets, &self.exporter.ids.clock).await;
         connected.map_err(|error| failure(name, ExportError::Target(error)))
     }
 }
@@ -261,7 +261,7 @@ async fn load(config: &Config, only: Option<&str>) -> CommandResult {
     let opened = open(config).await?;
     for name in names {
         let secrets = StoredSecrets(Arc::clone(&opened.control));
-        let ran = match settings(config, name)?.connect(name, &secrets).await {
+        let ran = match settings(config, name)?.connect(name, &secrets, &opened.exporter.ids.clock).await {
             Ok(connector) => opened.exporter.run(&connector).await,
             Err(error) => opened.exporter.take_note(name, Err(error.into())).await,
         };

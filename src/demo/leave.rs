@@ -38,7 +38,7 @@ pub(super) async fn play(story: &Story, config: &Config) -> anyhow::Result<()> {
     let store = stores::open_place(config)?;
     let exporter = exports::exporter(config, &control, &stores::open_lake(config)?, store, &story.ids);
     let settings = config.export.get(WAREHOUSE).context("the demo has a connector")?;
-    let connector = settings.connect(WAREHOUSE, &StoredSecrets(control)).await?;
+    let connector = settings.connect(WAREHOUSE, &StoredSecrets(control), &story.ids.clock).await?;
     let began = Instant::now();
     let ran = exporter.run(&connector).await?;
     let took = began.elapsed();
