@@ -6,6 +6,8 @@
 //! - [`batch`]: an immutable slice of the log, and its id
 //! - [`target`]: the trait that a destination implements, and its errors
 //!
+//! - [`webhooks`]: each event to each endpoint that wants it, from the log
+//!
 //! Destinations, one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
@@ -14,3 +16,4 @@ pub mod mapping;
 pub mod secret;
 pub mod settings;
 pub mod target;
+pub mod webhooks;

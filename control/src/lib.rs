@@ -15,7 +15,7 @@
 //! - [`suppression`]: whom not to write to
 //! - [`tracking`]: whether opens and clicks are tracked by default, and under which names
 //! - [`erasure`]: a person out of all that, but for the wish not to be written to
-//! - [`webhook`]: where other senders push their events to
+//! - [`webhook`]: where other senders push their events to; [`endpoint`]: where ours are pushed
 //! - [`audit`]: what was changed, when and by whom
 //! - `data_key`: each tenant's data keys, wrapped
 //!
@@ -26,6 +26,7 @@ pub mod audit;
 pub mod clock;
 mod data_key;
 pub mod domain;
+pub mod endpoint;
 pub mod erasure;
 pub mod error;
 pub mod feedback_loop;

@@ -87,6 +87,10 @@ event_types! {
     AlertRaised = "alert_raised",
     /// It is not there any more.
     AlertCleared = "alert_cleared",
+    /// A webhook endpoint took nothing for days, or said that it is gone: `detail` says which and why.
+    WebhookDisabled = "webhook_disabled",
+    /// It is used again, or was removed.
+    WebhookEnabled = "webhook_enabled",
 }
 
 macro_rules! events {

@@ -3,7 +3,7 @@
 -- Grain: as_of × kind × tenant × subject.
 -- Consumer: the server, which logs what is raised and cleared; `sendlake alerts ls`; whoever is on call.
 -- Cost: the views fbl_coverage and bounce_bursts; one scan each of dmarc_records and tls_report_records; of events those of
---   four rare types, of 30 days.
+--   six rare types, of 30 days.
 -- Notes: alert_id is the same for the same kind, tenant and subject at any instant. value is what was measured, threshold
 --   what it is held to. Reports come a day late: those that begin in the last seven days count.
 --   dmarc_own_source_fails: a source whose mail SPF vouches for, or that mail left from in 28 days, with 50 messages or more
@@ -11,6 +11,7 @@
 --   dmarc_unknown_sources: sources of which nothing passes, together 1,000 messages and a tenth of the domain's.
 --   dmarc_failure_reports: 20 in a day, and three times the daily mean of the week before.
 --   tls_failures: 10 sessions and 1 %; a tenth makes it critical. reports_quarantined: 20 in a day.
+--   webhook_disabled: endpoints whose last event of these two, within 30 days, is webhook_disabled.
 --   suppressions_in_doubt: what a burst took off the list within 30 days and nobody decided. suppressions_missing: mail that was
 --   held in the last hour since the list lacks entries.
 WITH clock AS (
@@ -200,13 +201,14 @@ rare AS (
         tenant_id,
         recipient,
         policy_id,
+        url,
         detail,
         recorded_at,
         date_part('epoch', recorded_at) AS recorded_s,
         event_id
     FROM clock
     CROSS JOIN events
-    WHERE (event_type IN ('report_quarantined', 'suppression_added', 'suppression_removed')
+    WHERE (event_type IN ('report_quarantined', 'suppression_added', 'suppression_removed', 'webhook_disabled', 'webhook_enabled')
             OR (event_type = 'held' AND policy_id = 'suppressions_incomplete'))
         AND recorded_at <= clock.as_of
         AND date_part('epoch', recorded_at) > clock.as_of_s - 30 * 86400
@@ -298,6 +300,33 @@ missing AS (
     GROUP BY as_of, tenant_id
 ),
 
+webhook_changes AS (
+    SELECT
+        rare.*,
+        ROW_NUMBER() OVER (
+            PARTITION BY as_of, tenant_id, url ORDER BY recorded_at DESC, event_id DESC
+        ) AS place
+    FROM rare
+    WHERE event_type IN ('webhook_disabled', 'webhook_enabled') AND url IS NOT NULL
+),
+
+webhooks AS (
+    SELECT
+        as_of,
+        'webhook_disabled' AS kind,
+        tenant_id,
+        REPLACE(url, '/v1/webhooks/', '') AS subject,
+        'warning' AS severity,
+        recorded_at AS since,
+        recorded_at AS last_seen,
+        CAST(1 AS DOUBLE) AS value,
+        CAST(1 AS DOUBLE) AS threshold,
+        'the webhook ' || REPLACE(url, '/v1/webhooks/', '') || ' was disabled, as it took nothing for days or said that it is gone' AS reason,
+        '`sendlake webhook show` says why; once it is mended, `webhook resume` goes on where it stopped' AS advice
+    FROM webhook_changes
+    WHERE place = 1 AND event_type = 'webhook_disabled'
+),
+
 found AS (
     SELECT * FROM own_sources
     UNION ALL
@@ -316,6 +345,8 @@ found AS (
     SELECT * FROM bursts
     UNION ALL
     SELECT * FROM missing
+    UNION ALL
+    SELECT * FROM webhooks
 )
 
 SELECT
