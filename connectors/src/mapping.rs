@@ -11,8 +11,9 @@ use sendlake_ingest::event::EVENTS_SCHEMA;
 use serde::{Deserialize, Serialize};
 
 /// Columns that every export has: by them rows are told apart, found again and compared.
-pub const KEY_COLUMNS: [&str; 8] =
-    ["event_id", "event_type", "occurred_at", "recorded_at", "event_date", "tenant_id", "incarnation", "lsn"];
+pub const KEY_COLUMNS: [&str; 8] = [
+    "event_id", "event_type", "occurred_at", "recorded_at", "event_date", "tenant_id", "incarnation", "lsn",
+];
 
 /// Columns that hold JSON as text.
 const JSON_COLUMNS: [&str; 2] = ["tags", "detail"];
@@ -122,9 +123,7 @@ impl Mapping {
     fn new(table: &str, columns: Vec<Column>) -> Self {
         let text: String = columns
             .iter()
-            .map(|column| {
-                format!("{} {:?} {} {:?}\n", column.name, column.kind, column.nullable, column.mask)
-            })
+            .map(|column| format!("{} {:?} {} {:?}\n", column.name, column.kind, column.nullable, column.mask))
             .collect();
         let sum = digest(&SHA256, format!("{table}\n{text}").as_bytes());
         let version = HEXLOWER.encode(sum.as_ref()).chars().take(16).collect();
@@ -198,13 +197,8 @@ mod tests {
         for field in EVENTS_SCHEMA.fields() {
             let meant = matches!(
                 field.data_type(),
-                DataType::Utf8
-                    | DataType::Int32
-                    | DataType::Int64
-                    | DataType::Boolean
-                    | DataType::Date32
-                    | DataType::Timestamp(TimeUnit::Microsecond, Some(_))
-                    | DataType::Map(..)
+                DataType::Utf8 | DataType::Int32 | DataType::Int64 | DataType::Boolean | DataType::Date32
+                    | DataType::Timestamp(TimeUnit::Microsecond, Some(_)) | DataType::Map(..)
             );
             assert!(meant, "{field:?}");
         }
@@ -217,8 +211,7 @@ mod tests {
         assert_eq!(few.columns.len(), KEY_COLUMNS.len() + 1);
         assert_eq!(all.keys().columns.len(), KEY_COLUMNS.len());
         let masked =
-            Mapping::of_events(&names(&["stream"]), &[], &[("stream".to_owned(), Mask::Null)].into())
-                .unwrap();
+            Mapping::of_events(&names(&["stream"]), &[], &[("stream".to_owned(), Mask::Null)].into()).unwrap();
         let versions = [&all.version, &few.version, &masked.version];
         assert!(versions.iter().all(|version| version.len() == 16));
         assert!(versions[0] != versions[1] && versions[1] != versions[2]);

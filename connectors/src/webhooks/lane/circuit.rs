@@ -51,6 +51,8 @@ impl Circuit {
         self.failures = self.failures.saturating_add(1);
         self.failing_since.get_or_insert(now);
         match &mut self.open {
+            // requests that were under way when it opened are no probes of it
+            Some(open) if now < open.probe_at => false,
             Some(open) => {
                 open.tries = open.tries.saturating_add(1);
                 open.probe_at = now.plus_millis(schedule.probe_ms(open.tries, dice));
