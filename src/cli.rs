@@ -22,6 +22,7 @@ mod send;
 mod sql;
 mod suppression;
 mod tls_report;
+mod webhook;
 mod webhook_in;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,6 +88,9 @@ enum Command {
     /// Take bounces and feedback reports from files (RFC 5322 text, one mail each), and tell what became of each; or, with
     /// --from, another sender's logs and events.
     Ingest(ingest::IngestArgs),
+    /// Endpoints that a tenant's events are pushed to, signed; and what is sent there again.
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
     /// Addresses that other senders push their events to: SES, SendGrid, Mailgun, Postmark, SparkPost.
     #[command(subcommand)]
     WebhookIn(webhook_in::WebhookInCommand),
@@ -293,6 +297,7 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Suppression(command) => suppression::run(&config, command).await,
         Command::List(command) => list::run(&config, command).await,
         Command::Ingest(args) => ingest::run(&config, args).await,
+        Command::Webhook(command) => webhook::run(&config, command).await,
         Command::WebhookIn(command) => webhook_in::run(&config, command).await,
         Command::Lake(command) => lake::run(&config, command).await,
         Command::Quota(command) => quota::run(&config, command).await,

@@ -44,6 +44,7 @@ section! {
         delivery: Delivery = Delivery::default(),
         inbound: Inbound = Inbound::default(),
         tls_reports: TlsReports = TlsReports::default(),
+        webhooks: Webhooks = Webhooks::default(),
         dkim: Dkim = Dkim::default(),
         policy: Policy = Policy::default(),
         streams: Streams = Streams::default(),
@@ -252,6 +253,30 @@ section! {
         organization: String = String::new(),
         /// Whom to ask about a report; empty for `from`.
         contact: String = String::new(),
+    }
+}
+
+section! {
+    /// Events pushed to tenants' endpoints.
+    Webhooks {
+        /// Whether this node sends them.
+        enabled: bool = true,
+        /// Send to private and loopback addresses, and by `http://`. For test networks only.
+        allow_private_addresses: bool = false,
+        /// Requests to one endpoint at once.
+        in_flight_per_endpoint: usize = 16,
+        /// And of one tenant.
+        in_flight_per_tenant: usize = 64,
+        /// Longest wait for an answer.
+        answer_timeout_ms: u64 = 15_000,
+        /// Waits before the second, third, … attempt of an event; the last repeats.
+        retry_intervals_s: Vec<u32> = vec![5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800],
+        /// An event that nobody took so long after its first attempt has failed.
+        give_up_after_s: u32 = 3 * 86_400,
+        /// An endpoint that took nothing for so long is disabled.
+        disable_after_s: u32 = 5 * 86_400,
+        /// Events of one replay in a second.
+        replay_per_s: u32 = 100,
     }
 }
 

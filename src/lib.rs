@@ -5,7 +5,8 @@
 //! - [`cli`]: the command line · [`config`]: what can be set
 //! - [`node`]: a server's parts, wired and started · [`ports`]: what the send API asks of them
 //! - [`hear`]: what comes back, as events and suppressions · [`suppressions`]: whom not to write to, in memory
-//! - [`webhooks`]: what other senders push
+//! - [`webhooks`]: what other senders push · [`webhooks_out`]: what is pushed to tenants
+//! - [`outside`]: hosts that somebody else names
 //! - [`domain_check`]: whether the DNS says what it should of a sending domain
 //! - [`domain_reports`]: DMARC and TLS reports on their way to the lake
 //! - [`tls_reports`]: TLS reports of our own, for other domains
@@ -31,6 +32,7 @@ pub mod limits;
 mod list_routes;
 pub mod lists;
 pub mod node;
+pub mod outside;
 pub mod ports;
 pub mod publisher;
 mod sql_routes;
@@ -44,3 +46,4 @@ mod testing;
 pub mod tls_reports;
 mod tlsrpt_routes;
 pub mod webhooks;
+pub mod webhooks_out;

@@ -14,6 +14,7 @@ pub(crate) mod rollups;
 mod routes;
 mod safekeeping;
 mod tls_reports;
+mod webhooks_out;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router as HttpRouter;
+use sendlake_connectors::webhooks::send::Sender;
 use sendlake_control::ControlStore;
 use sendlake_control::id::Ids;
 use sendlake_control::key::NewKey;
@@ -118,6 +120,8 @@ pub struct Node {
     pub tls_reports: Option<Arc<TlsReports>>,
     pub alerts: Arc<Alerts>,
     pub exports: Arc<Exports>,
+    /// What sends events to tenants' endpoints.
+    webhook_sender: Arc<Sender>,
 }
 
 impl Node {
@@ -267,6 +271,7 @@ impl Node {
             &engine,
             &ids,
         )?;
+        let webhook_sender = Arc::new(crate::webhooks_out::sender(&config, &ids)?);
         Ok(Self {
             config,
             ids,
@@ -289,6 +294,7 @@ impl Node {
             tls_reports,
             alerts,
             exports,
+            webhook_sender,
         })
     }
 
@@ -348,6 +354,16 @@ impl Node {
                 tasks.spawn(reports.run(shutdown.clone()));
             }
             lake = Some(handle);
+            if self.config.webhooks.enabled {
+                let with = webhooks_out::Parts {
+                    spool: &self.spool,
+                    control: &self.control,
+                    engine: &self.engine,
+                    sender: &self.webhook_sender,
+                    ids: &self.ids,
+                };
+                tasks.spawn(webhooks_out::dispatcher(&self.config, with).run(shutdown.clone()));
+            }
             let delivery = Delivery::new(self.delivery_parts, shutdown.clone());
             tasks.spawn(async move {
                 if let Err(error) = delivery.run().await {

@@ -146,7 +146,7 @@ impl TlsReports {
 
     /// What a domain's record says; why it is not known, where the DNS did not answer.
     async fn wished(&self, policy: TlsPolicy) -> (TlsPolicy, Result<Wish, String>) {
-        let wished = match self.poster.resolver.txt(&format!("_smtp._tls.{}", policy.domain)).await {
+        let wished = match self.poster.outside.resolver.txt(&format!("_smtp._tls.{}", policy.domain)).await {
             Ok(texts) => Ok(wish(&texts)),
             Err(LookupFailure::NoSuchName | LookupFailure::NoRecords) => Ok(Wish::Nothing),
             Err(LookupFailure::Temporary(why)) => Err(why),

@@ -8,6 +8,7 @@
 //! - `suppression`: the list of suppressions at size: memory, lookups, start
 //! - `feedback`: replies classified and reports parsed, on one core
 //! - `tracking`: what links of each recipient's own cost
+//! - `webhooks`: events to many endpoints of which one hangs
 //! - `events`: made-up events with the variety of real ones · `machine`: processor time, load, what this machine is
 
 mod counting;
@@ -28,6 +29,7 @@ mod server;
 mod sink;
 mod suppression;
 mod tracking;
+mod webhooks;
 
 use std::path::Path;
 
@@ -57,6 +59,8 @@ enum What {
     Suppression(suppression::SuppressionArgs),
     /// What tracked mail costs.
     Tracking(tracking::TrackingArgs),
+    /// How long events are on their way to endpoints while one of them hangs.
+    Webhooks(webhooks::WebhooksArgs),
 }
 
 #[tokio::main]
@@ -69,6 +73,7 @@ async fn main() -> anyhow::Result<()> {
         What::Feedback(args) => feedback::run(&args),
         What::Suppression(args) => suppression::run(args).await,
         What::Tracking(args) => tracking::run(&args),
+        What::Webhooks(args) => webhooks::run(args).await,
     }
 }
 

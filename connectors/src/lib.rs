@@ -8,6 +8,8 @@
 //! - [`plan`]: what is to be loaded next · [`stage`]: a slice as a local file · [`run`]: from planned to committed
 //! - [`schedule`]: when · [`verify`]: whether the destination holds what the lake holds
 //!
+//! - [`webhooks`]: each event to each endpoint that wants it, from the log
+//!
 //! Destinations, made by [`connect`], one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
@@ -34,3 +36,4 @@ pub mod target;
 #[cfg(test)]
 mod testing;
 pub mod verify;
+pub mod webhooks;

@@ -91,6 +91,14 @@ pub enum ControlError {
     NoSuchDomain { domain: String },
     #[error("there is no webhook {webhook_id}: `sendlake webhook-in ls` lists them")]
     NoSuchWebhook { webhook_id: String },
+    #[error("there is no webhook endpoint {endpoint_id}: `sendlake webhook ls` lists them")]
+    NoSuchEndpoint { endpoint_id: String },
+    #[error("there is no replay {replay_id} of this endpoint: `sendlake webhook replays` lists them")]
+    NoSuchReplay { replay_id: String },
+    #[error("a tenant has at most {limit} webhook endpoints: remove one, or have one take more events")]
+    TooManyEndpoints { limit: i64 },
+    #[error("{limit} replays of {endpoint_id} run already: wait for one to end, or cancel one")]
+    TooManyReplays { endpoint_id: String, limit: i64 },
     #[error("{address:?} is no mail address")]
     NotAnAddress { address: String },
     #[error("this suppression is a wish ({reason}): say with --note why it is lifted")]
@@ -114,6 +122,8 @@ impl ControlError {
                 | Self::NoSuchKey { .. }
                 | Self::NoSuchDomain { .. }
                 | Self::NoSuchWebhook { .. }
+                | Self::NoSuchEndpoint { .. }
+                | Self::NoSuchReplay { .. }
         )
     }
 

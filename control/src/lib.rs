@@ -17,6 +17,7 @@
 //! - [`erasure`]: a person out of all that, but for the wish not to be written to
 //! - [`webhook`]: where other senders push their events to
 //! - [`export`]: what connectors have loaded and are to load; [`stored_secret`]: their credentials
+//! - [`webhook`]: where other senders push their events to; [`endpoint`]: where ours are pushed
 //! - [`audit`]: what was changed, when and by whom
 //! - `data_key`: each tenant's data keys, wrapped
 //!
@@ -27,6 +28,7 @@ pub mod audit;
 pub mod clock;
 mod data_key;
 pub mod domain;
+pub mod endpoint;
 pub mod erasure;
 pub mod error;
 pub mod export;

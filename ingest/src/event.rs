@@ -91,6 +91,10 @@ event_types! {
     ExportFailing = "export_failing",
     /// They do again.
     ExportRecovered = "export_recovered",
+    /// A webhook endpoint took nothing for days, or said that it is gone: `detail` says which and why.
+    WebhookDisabled = "webhook_disabled",
+    /// It is used again, or was removed.
+    WebhookEnabled = "webhook_enabled",
 }
 
 macro_rules! events {

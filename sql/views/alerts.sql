@@ -3,7 +3,7 @@
 -- Grain: as_of × kind × tenant × subject.
 -- Consumer: the server, which logs what is raised and cleared; `sendlake alerts ls`; whoever is on call.
 -- Cost: the views fbl_coverage and bounce_bursts; one scan each of dmarc_records and tls_report_records; of events those of
---   six rare types, of 30 days.
+--   eight rare types, of 30 days.
 -- Notes: alert_id is the same for the same kind, tenant and subject at any instant. value is what was measured, threshold
 --   what it is held to. Reports come a day late: those that begin in the last seven days count.
 --   dmarc_own_source_fails: a source whose mail SPF vouches for, or that mail left from in 28 days, with 50 messages or more
@@ -11,6 +11,7 @@
 --   dmarc_unknown_sources: sources of which nothing passes, together 1,000 messages and a tenth of the domain's.
 --   dmarc_failure_reports: 20 in a day, and three times the daily mean of the week before.
 --   tls_failures: 10 sessions and 1 %; a tenth makes it critical. reports_quarantined: 20 in a day.
+--   webhook_disabled: endpoints whose last event of these two, within 30 days, is webhook_disabled.
 --   suppressions_in_doubt: what a burst took off the list within 30 days and nobody decided. suppressions_missing: mail that was
 --   held in the last hour since the list lacks entries. export_failing: what a connector's server said last, and it has not
 --   said since that loads get through; a day makes it critical.
@@ -203,6 +204,7 @@ rare AS (
         policy_id,
         reported_by,
         reply_text,
+        url,
         detail,
         recorded_at,
         date_part('epoch', recorded_at) AS recorded_s,
@@ -210,7 +212,8 @@ rare AS (
     FROM clock
     CROSS JOIN events
     WHERE (event_type IN (
-                'report_quarantined', 'suppression_added', 'suppression_removed', 'export_failing', 'export_recovered'
+                'report_quarantined', 'suppression_added', 'suppression_removed', 'export_failing', 'export_recovered',
+                'webhook_disabled', 'webhook_enabled'
             )
             OR (event_type = 'held' AND policy_id = 'suppressions_incomplete'))
         AND recorded_at <= clock.as_of
@@ -332,6 +335,33 @@ exports AS (
     GROUP BY as_of, tenant_id, reported_by
 ),
 
+webhook_changes AS (
+    SELECT
+        rare.*,
+        ROW_NUMBER() OVER (
+            PARTITION BY as_of, tenant_id, url ORDER BY recorded_at DESC, event_id DESC
+        ) AS place
+    FROM rare
+    WHERE event_type IN ('webhook_disabled', 'webhook_enabled') AND url IS NOT NULL
+),
+
+webhooks AS (
+    SELECT
+        as_of,
+        'webhook_disabled' AS kind,
+        tenant_id,
+        REPLACE(url, '/v1/webhooks/', '') AS subject,
+        'warning' AS severity,
+        recorded_at AS since,
+        recorded_at AS last_seen,
+        CAST(1 AS DOUBLE) AS value,
+        CAST(1 AS DOUBLE) AS threshold,
+        'the webhook ' || REPLACE(url, '/v1/webhooks/', '') || ' was disabled, as it took nothing for days or said that it is gone' AS reason,
+        '`sendlake webhook show` says why; once it is mended, `webhook resume` goes on where it stopped' AS advice
+    FROM webhook_changes
+    WHERE place = 1 AND event_type = 'webhook_disabled'
+),
+
 found AS (
     SELECT * FROM exports
     UNION ALL
@@ -352,6 +382,8 @@ found AS (
     SELECT * FROM bursts
     UNION ALL
     SELECT * FROM missing
+    UNION ALL
+    SELECT * FROM webhooks
 )
 
 SELECT

@@ -188,9 +188,20 @@ fn check(config: &Config) -> Result<(), (String, String)> {
     for (key, intervals) in [
         ("delivery.retry_intervals_s", &config.delivery.retry_intervals_s),
         ("delivery.retry_intervals_transactional_s", &config.delivery.retry_intervals_transactional_s),
+        ("webhooks.retry_intervals_s", &config.webhooks.retry_intervals_s),
     ] {
         if intervals.is_empty() || intervals.contains(&0) {
             return refuse(key, "needs at least one interval, and none of 0");
+        }
+    }
+    let webhooks = &config.webhooks;
+    for (key, value) in [
+        ("webhooks.in_flight_per_endpoint", webhooks.in_flight_per_endpoint),
+        ("webhooks.in_flight_per_tenant", webhooks.in_flight_per_tenant),
+        ("webhooks.answer_timeout_ms", usize::try_from(webhooks.answer_timeout_ms).unwrap_or(usize::MAX)),
+    ] {
+        if value == 0 {
+            return refuse(key, "must be at least 1");
         }
     }
     let inbound = &config.inbound;

@@ -7,6 +7,8 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::*;
 use crate::tlsrpt_routes::{self, PostedReports};
+use crate::webhooks_out;
+use crate::webhooks_out::routes::Endpoints;
 
 /// Longest time for a request to the pages behind links, its body included: nobody needs a key to begin one.
 const PAGE_MAX: Duration = Duration::from_secs(60);
@@ -45,9 +47,15 @@ impl Node {
             let (hearing, control) = (self.hearing.clone(), self.control.clone());
             routes = routes.merge(suppression_routes::routes(hearing, control.clone()));
             routes = routes.merge(list_routes::routes(control, self.engine.clone()));
+            routes = routes.merge(webhooks_out::routes::routes(Endpoints {
+                control: self.control.clone(),
+                sender: self.webhook_sender.clone(),
+                ids: self.ids.clone(),
+            }));
             description.merge(<suppression_routes::ApiDoc as utoipa::OpenApi>::openapi());
             description.merge(<list_routes::ApiDoc as utoipa::OpenApi>::openapi());
             description.merge(<webhooks::ApiDoc as utoipa::OpenApi>::openapi());
+            description.merge(<webhooks_out::routes::ApiDoc as utoipa::OpenApi>::openapi());
         }
         if roles.query {
             routes = routes.merge(crate::sql_routes::routes(self.engine.clone()));

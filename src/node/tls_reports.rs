@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 use super::parts;
 use crate::config::Config;
 use crate::identities::ControlIdentities;
+use crate::outside::Outside;
 use crate::ports::SpoolIntake;
 use crate::stores;
 use crate::tls_reports::ledger::Ledger;
@@ -85,8 +86,10 @@ pub(super) fn reports(
             node_id: config.node.id.clone(),
         },
         poster: Poster {
-            resolver: parts::resolver(config)?,
-            allow_private: config.delivery.allow_private_addresses,
+            outside: Outside {
+                resolver: parts::resolver(config)?,
+                allow_private: config.delivery.allow_private_addresses,
+            },
             roots: Vec::new(),
         },
         ids: ids.clone(),

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use reqwest::{StatusCode, header, redirect};
-use sendlake_sender::mx::{HickoryResolver, LookupFailure, Resolver, is_public};
 use url::{Host, Url};
+
+use crate::outside::{Outside, Unreachable};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -24,9 +25,7 @@ pub enum NotPosted {
 
 /// Posts reports.
 pub struct Poster {
-    pub resolver: HickoryResolver,
-    /// Ask loopback and private addresses as well: test networks.
-    pub allow_private: bool,
+    pub outside: Outside,
     /// Roots that are trusted besides the system's.
     pub roots: Vec<reqwest::Certificate>,
 }
@@ -46,13 +45,12 @@ impl Poster {
         // the addresses that were looked at are those that are asked: no second look-up gives others
         match url.host() {
             Some(Host::Domain(name)) => {
-                let found =
-                    self.resolver.addresses(name).await.map_err(|failure| unresolved(name, failure))?;
-                let addrs = self.allowed(name, &found.value)?;
+                let found = self.outside.addresses(name).await?;
+                let addrs: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
                 client = client.resolve_to_addrs(name, &addrs);
             }
-            Some(Host::Ipv4(ip)) => drop(self.allowed(url.as_str(), &[ip.into()])?),
-            Some(Host::Ipv6(ip)) => drop(self.allowed(url.as_str(), &[ip.into()])?),
+            Some(Host::Ipv4(ip)) => self.allowed(url, ip.into())?,
+            Some(Host::Ipv6(ip)) => self.allowed(url, ip.into())?,
             None => return Err(NotPosted::Never(format!("{url} names no host"))),
         }
         let later = |error: reqwest::Error| NotPosted::Later(told(&error));
@@ -68,24 +66,16 @@ impl Poster {
         }
     }
 
-    fn allowed(&self, name: &str, found: &[IpAddr]) -> Result<Vec<SocketAddr>, NotPosted> {
-        let allowed = found.iter().filter(|ip| self.allow_private || is_public(**ip));
-        let addrs: Vec<SocketAddr> = allowed.map(|ip| SocketAddr::new(*ip, 0)).collect();
-        if addrs.is_empty() {
-            return Err(NotPosted::Never(format!("{name} leads to no public address")));
-        }
-        Ok(addrs)
+    fn allowed(&self, url: &Url, ip: IpAddr) -> Result<(), NotPosted> {
+        if self.outside.allows(ip) { Ok(()) } else { Err(Unreachable::Internal(url.to_string()).into()) }
     }
 }
 
-fn unresolved(name: &str, failure: LookupFailure) -> NotPosted {
-    match failure {
-        // the record may be newer than its host's
-        LookupFailure::NoSuchName | LookupFailure::NoRecords => {
-            NotPosted::Later(format!("the DNS knows no address of {name}"))
-        }
-        LookupFailure::Temporary(why) => {
-            NotPosted::Later(format!("the DNS gave no address of {name}: {why}"))
+impl From<Unreachable> for NotPosted {
+    fn from(why: Unreachable) -> Self {
+        match why {
+            Unreachable::Unresolved(_) => NotPosted::Later(why.to_string()),
+            Unreachable::Internal(_) => NotPosted::Never(why.to_string()),
         }
     }
 }

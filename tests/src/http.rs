@@ -88,6 +88,19 @@ impl Http {
         read(request.send().await.unwrap()).await.unwrap()
     }
 
+    /// Any method, with a body of JSON.
+    pub async fn ask(&self, method: &str, path: &str, key: &str, body: String) -> Answer {
+        let method = method.parse().unwrap();
+        let mut request = self.client.request(method, format!("{}{path}", self.base));
+        if !key.is_empty() {
+            request = request.bearer_auth(key);
+        }
+        if body != "null" {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        read(request.send().await.unwrap()).await.unwrap()
+    }
+
     /// Hands over a message that is accepted, and returns its ids, one per recipient.
     pub async fn send(&self, key: &str, message: &Value) -> Vec<String> {
         let answer = self.post("/v1/messages", key, &[], message.to_string()).await;

@@ -99,6 +99,12 @@ impl Peer {
     }
 }
 
+impl From<Child> for Peer {
+    fn from(process: Child) -> Self {
+        Self(process)
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.0.kill();

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use parking_lot::Mutex;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use sendlake_sender::mx::HickoryResolver;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -79,7 +80,10 @@ async fn reports_go_to_verified_public_servers_and_nowhere_else() {
     zone.fail("broken.test");
     let resolver = HickoryResolver::from_servers(&[zone.addr]).unwrap();
     let root = reqwest::Certificate::from_der(made.cert.der()).unwrap();
-    let poster = Poster { resolver: resolver.clone(), allow_private: true, roots: vec![root.clone()] };
+    let poster = Poster {
+        outside: Outside { resolver: resolver.clone(), allow_private: true },
+        roots: vec![root.clone()],
+    };
     let url = |host: &str| Url::parse(&format!("https://{host}:{port}/v1/x")).unwrap();
 
     poster.post(&url("reports.test"), b"gzip".to_vec()).await.unwrap();
@@ -96,7 +100,8 @@ async fn reports_go_to_verified_public_servers_and_nowhere_else() {
 
     let other = said(&poster, url("other.test"), b"x").await;
     assert!(other.contains("Later(") && other.contains("certificate"), "{other}");
-    let stranger = Poster { resolver: resolver.clone(), allow_private: true, roots: Vec::new() };
+    let stranger =
+        Poster { outside: Outside { resolver: resolver.clone(), allow_private: true }, roots: Vec::new() };
     let unknown = said(&stranger, url("reports.test"), b"x").await;
     assert!(unknown.contains("Later(") && unknown.contains("certificate"), "{unknown}");
     for (host, words) in [
@@ -106,7 +111,7 @@ async fn reports_go_to_verified_public_servers_and_nowhere_else() {
         let told = said(&poster, url(host), b"x").await;
         assert!(told.contains(words), "{told}");
     }
-    let guarded = Poster { resolver, allow_private: false, roots: vec![root] };
+    let guarded = Poster { outside: Outside { resolver, allow_private: false }, roots: vec![root] };
     for host in ["reports.test", "127.0.0.1", "[::1]", "[::ffff:10.0.0.1]", "169.254.169.254"] {
         let told = said(&guarded, url(host), b"x").await;
         assert!(told.contains("Never(") && told.contains("no public address"), "{host}: {told}");

@@ -40,6 +40,7 @@ mod suppression;
 mod torture;
 mod tracking;
 mod verifying;
+mod webhooks;
 
 use serde_json::{Value, json};
 
