@@ -35,6 +35,7 @@ pub mod node;
 pub mod outside;
 pub mod ports;
 pub mod publisher;
+pub mod reverse;
 mod sql_routes;
 pub mod stores;
 mod suppression_routes;

@@ -64,6 +64,7 @@ use crate::limits::TableLimits;
 use crate::list_routes;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::publisher::{Publication, Publisher};
+use crate::reverse::{self, Reverses};
 use crate::stores;
 use crate::suppression_routes;
 use crate::suppressions::ControlSuppressions;
@@ -122,6 +123,7 @@ pub struct Node {
     pub exports: Arc<Exports>,
     /// What sends events to tenants' endpoints.
     webhook_sender: Arc<Sender>,
+    reverses: Reverses,
 }
 
 impl Node {
@@ -247,7 +249,9 @@ impl Node {
             settings: stores::rewrite_settings(&config),
         });
         let exporter = exports::exporter(&config, &control, &lake, stores::open_place(&config)?, &ids);
-        let exports = Arc::new(Exports::new(exporter, spool.clone(), &config));
+        let exports = Arc::new(Exports::new(exporter.clone(), spool.clone(), &config));
+        let connectors = reverse::connectors(&config, &control, &engine)?;
+        let reverses = Reverses { exporter, spool: spool.clone(), connectors };
         let delivery_parts = DeliveryParts {
             spool: spool.clone(),
             router: Arc::new(parts::router(&config, &sources, &ids)?),
@@ -295,6 +299,7 @@ impl Node {
             alerts,
             exports,
             webhook_sender,
+            reverses,
         })
     }
 
@@ -381,6 +386,7 @@ impl Node {
         }
         if roles.export {
             tasks.spawn(self.exports.run(shutdown.clone()));
+            tasks.spawn(self.reverses.run(shutdown.clone()));
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
         Ok(Running {

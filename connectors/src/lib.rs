@@ -8,7 +8,7 @@
 //! - [`plan`]: what is to be loaded next · [`stage`]: a slice as a local file · [`run`]: from planned to committed
 //! - [`schedule`]: when · [`verify`]: whether the destination holds what the lake holds
 //!
-//! - [`webhooks`]: each event to each endpoint that wants it, from the log
+//! Beside them: [`webhooks`], each event to each endpoint that wants it, from the log; [`reverse`], a query's rows to a CRM.
 //!
 //! Destinations, made by [`connect`], one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
@@ -24,6 +24,7 @@ mod pgwire;
 pub mod plan;
 pub mod postgresql;
 pub mod redshift;
+pub mod reverse;
 pub mod run;
 pub mod schedule;
 pub mod secret;
