@@ -4,7 +4,7 @@
 //! - [`home`]: a data folder with its configuration, and the command line on it · [`server`]: a running `serve`
 //! - [`full_disk`]: folders without space · [`power_cut`]: what a power cut leaves · [`random`]: choices of a seed
 //! - [`http`]: the client · [`peers`]: real programs that tests need, or one line on what is missing · [`buckets`]: servers
-//!   of object storage
+//!   of object storage · [`warehouses`]: destinations of exports
 
 #![allow(
     clippy::expect_used,
@@ -23,6 +23,7 @@ pub mod peers;
 pub mod power_cut;
 pub mod random;
 pub mod server;
+pub mod warehouses;
 
 use std::time::{Duration, Instant};
 

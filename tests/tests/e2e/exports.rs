@@ -5,10 +5,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use sendlake::demo::receivers::{Keep, Profile, Receiver};
 use sendlake_tests::home::Home;
 use sendlake_tests::peers::Python;
 use sendlake_tests::random::Random;
 use sendlake_tests::until;
+use sendlake_tests::warehouses::Warehouse;
 use serde_json::Value;
 
 fn setting(name: &str, default: usize) -> usize {
@@ -46,13 +48,6 @@ fn import(home: &Home, messages: usize) {
         "--stream",
         "marketing",
     ]);
-}
-
-/// Everything that the outbox holds is in the lake: what waits is carried over at a stop.
-async fn settle(home: &Home) -> u64 {
-    let server = home.start().await;
-    server.stop().await;
-    home.count("SELECT count(*) AS n FROM events")
 }
 
 fn counted(python: &Python, out: &Path, reader: &str, extension: &str) -> Value {
@@ -126,55 +121,6 @@ async fn events_leave_by_schedule_in_every_format_and_what_arrives_is_compared()
     server.stop().await;
 }
 
-#[tokio::test]
-async fn torture_of_exports_by_kill_9_neither_loses_nor_repeats_a_row() {
-    let Some(python) = Python::with(&["duckdb"]) else { return };
-    let kills = setting("SENDLAKE_EXPORT_KILLS", 5);
-    let mut random = Random::new(setting("SENDLAKE_TORTURE_SEED", 1));
-    let home = exporting().set("export.archive.batch_bytes", 65_536);
-    let server = home.start().await;
-    home.tenant("acme", "shop.example");
-    import(&home, 2_000 + kills * 200);
-    server.stop().await;
-    let events = settle(&home).await;
-    let mut killed = 0;
-    let mut longest_ms = 400;
-    for _ in 0..kills * 20 {
-        if killed == kills {
-            break;
-        }
-        let mut run = home
-            .command(&["export", "run", "archive"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(20 + random.below(longest_ms) as u64)).await;
-        match run.try_wait().unwrap() {
-            // It was done before the blow: from the start again, for more blows.
-            Some(_) => {
-                longest_ms = longest_ms.saturating_sub(20).max(60);
-                import_more(&home, &mut random).await;
-            }
-            None => {
-                run.kill().unwrap();
-                run.wait().unwrap();
-                killed += 1;
-            }
-        }
-    }
-    assert_eq!(killed, kills, "the loads are too quick for the blows");
-    home.ok(&["export", "run", "archive"]);
-    let events = events.max(home.count("SELECT count(*) AS n FROM events"));
-    let found = counted(&python, &home.path().join("out"), "read_parquet", "parquet");
-    assert_eq!((found["rows"].as_u64(), found["events"].as_u64()), (Some(events), Some(events)), "{found}");
-    assert_eq!(home.count("SELECT count(*) AS n FROM export_batches WHERE state <> 'committed'"), 0);
-    let staged = home.count("SELECT sum(rows_staged) AS n FROM export_batches");
-    assert_eq!(staged, events, "the ledger is consistent");
-    home.ok(&["export", "verify", "archive", "--from", "2026-11-01", "--to", "2026-11-30"]);
-    eprintln!("torture of exports: {kills} kills, {events} events, each once");
-}
-
 /// A few hundred more events, in the lake.
 async fn import_more(home: &Home, random: &mut Random) {
     let server = home.start().await;
@@ -199,6 +145,149 @@ async fn import_more(home: &Home, random: &mut Random) {
         "marketing",
     ]);
     server.stop().await;
+}
+
+/// Loads into a connector again and again, killed in the middle so many times, and then to the end.
+async fn killed_loads(home: &Home, connector: &str, kills: usize, random: &mut Random) {
+    let (mut killed, mut longest_ms) = (0, 800);
+    for _ in 0..kills * 20 {
+        if killed == kills {
+            break;
+        }
+        let command = &["export", "run", connector];
+        let mut run = home.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(20 + random.below(longest_ms) as u64)).await;
+        match run.try_wait().unwrap() {
+            // It was done before the blow: more events, and an earlier blow.
+            Some(_) => {
+                longest_ms = longest_ms.saturating_sub(20).max(60);
+                import_more(home, random).await;
+            }
+            None => {
+                run.kill().unwrap();
+                run.wait().unwrap();
+                killed += 1;
+            }
+        }
+    }
+    assert_eq!(killed, kills, "{connector}: the loads are too quick for the blows");
+    home.ok(&["export", "run", connector]);
+}
+
+/// The ledger, the lake and the destination agree, and nothing is left to do.
+fn agreed(home: &Home, connector: &str) -> u64 {
+    home.ok(&["export", "verify", connector, "--from", "2026-11-01", "--to", "2026-12-31"]);
+    let of_it = format!("FROM export_batches WHERE connector = '{connector}'");
+    assert_eq!(
+        home.count(&format!("SELECT count(*) AS n {of_it} AND state <> 'committed'")),
+        0,
+        "{connector}"
+    );
+    home.count(&format!("SELECT sum(rows_staged) AS n {of_it} AND change = 'add'"))
+}
+
+#[tokio::test]
+async fn torture_of_exports_by_kill_9_neither_loses_nor_repeats_a_row() {
+    let Some(python) = Python::with(&["duckdb"]) else { return };
+    let kills = setting("SENDLAKE_EXPORT_KILLS", 5);
+    let mut random = Random::new(setting("SENDLAKE_TORTURE_SEED", 1));
+    let home = exporting().set("export.archive.batch_bytes", 65_536);
+    let warehouses = Warehouse::all(home.path());
+    let home = warehouses.iter().fold(home, |home, warehouse| warehouse.configure(home));
+    let server = home.start().await;
+    home.tenant("acme", "shop.example");
+    import(&home, 2_000);
+    server.stop().await;
+    killed_loads(&home, "archive", kills, &mut random).await;
+    for warehouse in &warehouses {
+        killed_loads(&home, warehouse.name, kills, &mut random).await;
+    }
+    // Those that were first have got more to load since.
+    home.ok(&["export", "run"]);
+    let events = home.count("SELECT count(*) AS n FROM events");
+    let found = counted(&python, &home.path().join("out"), "read_parquet", "parquet");
+    assert_eq!((found["rows"].as_u64(), found["events"].as_u64()), (Some(events), Some(events)), "{found}");
+    for name in warehouses.iter().map(|warehouse| warehouse.name).chain(["archive"]) {
+        assert_eq!(agreed(&home, name), events, "{name}: the ledger is consistent");
+    }
+    let names: Vec<&str> = warehouses.iter().map(|warehouse| warehouse.name).collect();
+    eprintln!(
+        "torture of exports: {kills} kills of loads to files and each of {names:?}; {events} events, each once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_at_once_and_the_sink_the_lake_and_the_warehouses_hold_the_same() {
+    let sink = Receiver::start(Profile::accept_all().record(Keep::Digest, sendlake::system::ids().clock), 1)
+        .unwrap();
+    let home = Home::new().route("sink.test", sink.addr());
+    let warehouses = Warehouse::all(home.path());
+    if warehouses.is_empty() {
+        return;
+    }
+    let home = warehouses.iter().fold(home, |home, warehouse| warehouse.configure(home));
+    let mut server = home.start().await;
+    let key = home.tenant("acme", "acme.example");
+    server.http.ready(&key, "acme.example").await;
+    let send = async |server: &sendlake_tests::server::Server, first: usize| {
+        for number in first..first + 150 {
+            server.http.send(&key, &crate::message(&format!("bob{number}@sink.test"))).await;
+        }
+    };
+    send(&server, 0).await;
+    let loads = || -> Vec<std::process::Child> {
+        let load = |warehouse: &Warehouse| {
+            let command = &["export", "run", warehouse.name];
+            home.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        };
+        warehouses.iter().map(load).collect()
+    };
+    // Everything is killed, twice, and the lake goes away meanwhile.
+    let (lake, away) = (home.data().join("lake/events"), home.data().join("lake/_away"));
+    for first in [150, 300] {
+        let running = loads();
+        send(&server, first).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.kill();
+        for mut load in running {
+            let _ = load.kill();
+            load.wait().unwrap();
+        }
+        std::fs::rename(&lake, &away).unwrap();
+        for mut load in loads() {
+            load.wait().unwrap();
+        }
+        std::fs::rename(&away, &lake).unwrap();
+        server = home.start().await;
+    }
+    until("the mail to be out", Duration::from_secs(60), async || {
+        let open = home.count("SELECT count(*) AS n FROM outcomes WHERE outcome NOT IN ('delivered')");
+        let all = home.count("SELECT count(*) AS n FROM outcomes");
+        (all >= 450 && open == 0).then_some(())
+    })
+    .await;
+    for load in loads() {
+        assert!(load.wait_with_output().unwrap().status.success());
+    }
+    home.ok(&["lake", "erase", "--recipient", "bob7@sink.test"]);
+    server.stop().await;
+    home.ok(&["export", "run"]);
+    home.ok(&["export", "run"]);
+    let events = home.count("SELECT count(*) AS n FROM events");
+    let messages = home.count("SELECT count(*) AS n FROM outcomes WHERE outcome = 'delivered'");
+    assert_eq!(messages, 449, "all but the one who is erased");
+    for warehouse in &warehouses {
+        agreed(&home, warehouse.name);
+    }
+    let mut got: Vec<String> = sink.recorded().into_iter().map(|mail| mail.forward_path).collect();
+    sink.shutdown().await;
+    got.sort();
+    got.dedup();
+    assert_eq!(got.len(), 450, "the sink has every message");
+    eprintln!(
+        "all at once: {events} events of {messages} messages in the lake and in {} warehouses",
+        warehouses.len()
+    );
 }
 
 #[tokio::test]
