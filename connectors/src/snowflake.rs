@@ -1,6 +1,6 @@
 //! Snowflake: a batch goes as Parquet to a stage, and from there in one request of the SQL API into the table.
 //!
-//! - [`settings`]: `[export.<connector>.snowflake]`
+//! - `settings`: `[export.<connector>.snowflake]`
 //! - `key`: the key pair and the token made of it; `client`: the SQL API; `errors`: what its answers mean
 //! - `upload`: the staged file into the bucket, or, by `session`, into a stage of Snowflake's own
 //! - `prepare`, `load`, `tally`: what a target does; `statements` and `sql/`: the text of it; [`ddl`]: what to run once
