@@ -36,7 +36,8 @@ impl ExportSettings {
             (Some(one), None) => Ok(one),
             (None, _) => Err((
                 String::new(),
-                "where to? Add a section below it, one of: files, redshift, postgresql, clickhouse".to_owned(),
+                "where to? Add a section below it, one of: files, redshift, postgresql, clickhouse"
+                    .to_owned(),
             )),
             (Some(_), Some(_)) => {
                 let problem = "two destinations; make a second connector of one of them".to_owned();
@@ -95,8 +96,12 @@ impl ExportSettings {
         let target: Arc<dyn Target> = match self.destination().map_err(refused)? {
             Destination::Files(settings) => Arc::new(files::connect(settings, secrets).await?),
             Destination::Redshift(settings) => Arc::new(redshift::connect(settings, name, secrets).await?),
-            Destination::PostgreSql(settings) => Arc::new(postgresql::connect(settings, name, secrets).await?),
-            Destination::ClickHouse(settings) => Arc::new(clickhouse::connect(settings, name, secrets).await?),
+            Destination::PostgreSql(settings) => {
+                Arc::new(postgresql::connect(settings, name, secrets).await?)
+            }
+            Destination::ClickHouse(settings) => {
+                Arc::new(clickhouse::connect(settings, name, secrets).await?)
+            }
         };
         let mapping = self.mapping().map_err(|error| TargetError::Refused(error.to_string()))?;
         Ok(Connector { name: name.to_owned(), settings: self.clone(), mapping: Arc::new(mapping), target })

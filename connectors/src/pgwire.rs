@@ -77,7 +77,7 @@ impl Connection {
                     config.ssl_mode(tokio_postgres::config::SslMode::Disable);
                     let (client, connection) =
                         config.connect(NoTls).await.map_err(|error| said(&place, &error))?;
-                    Ok((client, tokio::spawn(drive(connection))))
+                    Ok::<_, TargetError>((client, tokio::spawn(drive(connection))))
                 }
                 SslMode::Require => {
                     config.ssl_mode(tokio_postgres::config::SslMode::Require);
