@@ -168,10 +168,6 @@ impl Running {
         }
         running
     }
-
-    pub fn id(&self) -> u32 {
-        self.0.id()
-    }
 }
 
 impl Drop for Running {

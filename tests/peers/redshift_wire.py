@@ -143,6 +143,8 @@ class Session:
                     STORE.cursor().execute("INSERT INTO main.varchar_bytes VALUES (?, ?, ?)", values)
             sql = re.sub(r"\)\s*DISTSTYLE[\s\S]*$", ")", sql, flags=re.I)
             sql = re.sub(r"\bSUPER\b", "JSON", sql, flags=re.I)
+        if verb == "DROP" and (dropped := re.search(r'"?(\w+)"?$', sql.strip())):
+            STORE.cursor().execute("DELETE FROM main.varchar_bytes WHERE tab = ?", [dropped[1]])
         sql = re.sub(r"GETDATE\(\)", "CAST(CURRENT_TIMESTAMP AS TIMESTAMP)", sql, flags=re.I)
         sql = ";".join(one.sql(dialect="duckdb") for one in sqlglot.parse(sql, read="redshift") if one)
         self.cursor.execute(sql)
