@@ -13,6 +13,7 @@ mod list;
 mod message;
 mod queue;
 mod quota;
+mod reverse;
 mod review;
 mod rows;
 mod rules;
@@ -105,6 +106,9 @@ enum Command {
     /// Exports to warehouses and buckets: how they are doing; run, backfill, verify, pause.
     #[command(subcommand)]
     Export(export::ExportCommand),
+    /// Reverse ETL: a query's rows, posted as upserts to a CRM; how that is doing, run, preview.
+    #[command(subcommand)]
+    Reverse(reverse::ReverseCommand),
     /// Credentials of exports, sealed in the control store.
     #[command(subcommand)]
     Secret(secret::SecretCommand),
@@ -299,6 +303,7 @@ async fn run_command(cli: Cli) -> CommandResult {
         Command::Alerts(command) => alerts::run(&config, command).await,
         Command::Review(command) => review::run(&config, command).await,
         Command::Export(command) => export::run(&config, command).await,
+        Command::Reverse(command) => reverse::run(&config, command).await,
         Command::Secret(command) => secret::run(&config, command).await,
         Command::Tenant(command) => control::tenant(&config, command).await,
         Command::Key(command) => control::key(&config, command).await,

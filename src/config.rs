@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use sendlake_connectors::reverse::ReverseSettings;
 use sendlake_connectors::settings::ExportSettings;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,8 @@ section! {
         route: Vec<Route> = Vec::new(),
         /// Where events are exported to, by the connector's name: docs/connectors.md.
         export: BTreeMap<String, ExportSettings> = BTreeMap::new(),
+        /// Which queries' rows are posted to a CRM, by the connector's name: docs/connectors.md.
+        reverse: BTreeMap<String, ReverseSettings> = BTreeMap::new(),
     }
 }
 

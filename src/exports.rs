@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sendlake_connectors::run::{Connector, ExportError, Exporter, Ran};
+use sendlake_connectors::run::{Connector, ExportError, Exporter};
 use sendlake_connectors::schedule::Schedule;
 use sendlake_connectors::secret::SecretSource;
 use sendlake_connectors::settings::ExportSettings;
@@ -133,43 +133,54 @@ impl Exports {
         };
         // After a failure credentials and settings are read anew.
         *connected = kept.filter(|_| ran.is_ok());
-        self.tell(name, &state, ran).await
+        tell(&self.exporter, &self.spool, name, &state, ran.map(drop)).await
     }
+}
 
-    /// A line in the log, and an event when it gets serious and when it is over: the view `alerts` reads these.
-    async fn tell(
-        &self,
-        name: &str,
-        before: &ExportConnector,
-        ran: Result<Ran, ExportError>,
-    ) -> Result<(), ExportError> {
-        let (event_type, said) = match ran {
-            Err(ExportError::Busy { .. }) => return Ok(()),
-            Err(error) => {
-                let failures = before.failures + 1;
-                tracing::warn!(connector = name, failures, %error, "an export did not get through");
-                let is_grave = matches!(error.kind(), "credentials" | "schema" | "refused");
-                let is_first_grave = is_grave && before.error_kind.as_deref() != Some(error.kind());
-                if !is_first_grave && failures != FAILURES_TOLD {
-                    return Ok(());
-                }
-                (EventType::ExportFailing, format!("{}: {error}", error.kind()))
+/// A line in the log, and an event when it gets serious and when it is over: the view `alerts` reads these.
+pub(crate) async fn tell(
+    exporter: &Exporter,
+    spool: &Spool,
+    name: &str,
+    before: &ExportConnector,
+    ran: Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let (event_type, said) = match ran {
+        Err(ExportError::Busy { .. }) => return Ok(()),
+        Err(error) => {
+            let failures = before.failures + 1;
+            tracing::warn!(connector = name, failures, %error, "an export did not get through");
+            let is_grave = matches!(error.kind(), "credentials" | "schema" | "refused");
+            let is_first_grave = is_grave && before.error_kind.as_deref() != Some(error.kind());
+            if !is_first_grave && failures != FAILURES_TOLD {
+                return Ok(());
             }
-            Ok(_) if before.error.is_some() => {
-                (EventType::ExportRecovered, "loads get through again".to_owned())
-            }
-            Ok(_) => return Ok(()),
-        };
-        let tenant = TenantId::platform();
-        let ids = &self.exporter.ids;
-        let mut event = Event::new(ids.uuid(), event_type, ids.now(), tenant.clone());
-        event.reported_by = Some(name.to_owned());
-        event.reply_text = Some(said);
-        self.exporter.control.ensure_data_key(&tenant).await?;
-        if let Err(error) = self.spool.log(&[event]).await {
-            tracing::warn!(%error, "an event about an export could not be logged");
+            (EventType::ExportFailing, format!("{}: {error}", error.kind()))
         }
-        Ok(())
+        Ok(_) if before.error.is_some() => (EventType::ExportRecovered, "loads get through again".to_owned()),
+        Ok(_) => return Ok(()),
+    };
+    let tenant = TenantId::platform();
+    let ids = &exporter.ids;
+    let mut event = Event::new(ids.uuid(), event_type, ids.now(), tenant.clone());
+    event.reported_by = Some(name.to_owned());
+    event.reply_text = Some(said);
+    exporter.control.ensure_data_key(&tenant).await?;
+    if let Err(error) = spool.log(&[event]).await {
+        tracing::warn!(%error, "an event about an export could not be logged");
+    }
+    Ok(())
+}
+
+/// Whether a connector is to run now, by its schedule or since it is time to try again. One that never ran is due from `began` on.
+pub(crate) fn is_due(schedule: &Schedule, began: Timestamp, state: &ExportConnector, now: Timestamp) -> bool {
+    if state.error.is_some() {
+        return state.retry_at.is_none_or(|at| at <= now.0);
+    }
+    match (state.last_run_at, schedule) {
+        (_, Schedule::Manual) => false,
+        (None, _) => began <= now,
+        (Some(at), schedule) => schedule.next_after(Timestamp(at)).is_some_and(|next| next <= now),
     }
 }
 
@@ -183,14 +194,7 @@ struct Pacing {
 
 impl Pacing {
     fn is_due(&self, state: &ExportConnector, now: Timestamp) -> bool {
-        if state.error.is_some() {
-            return state.retry_at.is_none_or(|at| at <= now.0);
-        }
-        match (state.last_run_at, &self.schedule) {
-            (_, Schedule::Manual) => false,
-            (None, _) => self.began <= now,
-            (Some(at), schedule) => schedule.next_after(Timestamp(at)).is_some_and(|next| next <= now),
-        }
+        is_due(&self.schedule, self.began, state, now)
     }
 
     fn may_backfill(&self, settings: &ExportSettings, now: Timestamp) -> bool {

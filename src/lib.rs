@@ -33,6 +33,7 @@ pub mod lists;
 pub mod node;
 pub mod ports;
 pub mod publisher;
+pub mod reverse;
 mod sql_routes;
 pub mod stores;
 mod suppression_routes;

@@ -62,6 +62,7 @@ use crate::limits::TableLimits;
 use crate::list_routes;
 use crate::ports::{ControlAuthenticator, LakeHistory, SpoolIntake};
 use crate::publisher::{Publication, Publisher};
+use crate::reverse::{self, Reverses};
 use crate::stores;
 use crate::suppression_routes;
 use crate::suppressions::ControlSuppressions;
@@ -118,6 +119,7 @@ pub struct Node {
     pub tls_reports: Option<Arc<TlsReports>>,
     pub alerts: Arc<Alerts>,
     pub exports: Arc<Exports>,
+    reverses: Reverses,
 }
 
 impl Node {
@@ -243,7 +245,9 @@ impl Node {
             settings: stores::rewrite_settings(&config),
         });
         let exporter = exports::exporter(&config, &control, &lake, stores::open_place(&config)?, &ids);
-        let exports = Arc::new(Exports::new(exporter, spool.clone(), &config));
+        let exports = Arc::new(Exports::new(exporter.clone(), spool.clone(), &config));
+        let connectors = reverse::connectors(&config, &control, &engine)?;
+        let reverses = Reverses { exporter, spool: spool.clone(), connectors };
         let delivery_parts = DeliveryParts {
             spool: spool.clone(),
             router: Arc::new(parts::router(&config, &sources, &ids)?),
@@ -289,6 +293,7 @@ impl Node {
             tls_reports,
             alerts,
             exports,
+            reverses,
         })
     }
 
@@ -365,6 +370,7 @@ impl Node {
         }
         if roles.export {
             tasks.spawn(self.exports.run(shutdown.clone()));
+            tasks.spawn(self.reverses.run(shutdown.clone()));
         }
         tasks.spawn(refresh(self.identities.clone(), self.control.clone(), shutdown.clone()));
         Ok(Running {

@@ -8,6 +8,8 @@
 //! - [`plan`]: what is to be loaded next · [`stage`]: a slice as a local file · [`run`]: from planned to committed
 //! - [`schedule`]: when · [`verify`]: whether the destination holds what the lake holds
 //!
+//! The other way: [`reverse`] posts a query's rows to a CRM.
+//!
 //! Destinations, made by [`connect`], one folder each, with the same few files: `settings.rs` what is configured, `client.rs` what is said over
 //! the wire, `load.rs` a batch into the table, `sql/` the statements, `tests.rs`.
 
@@ -22,6 +24,7 @@ mod pgwire;
 pub mod plan;
 pub mod postgresql;
 pub mod redshift;
+pub mod reverse;
 pub mod run;
 pub mod schedule;
 pub mod secret;

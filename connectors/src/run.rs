@@ -135,22 +135,18 @@ pub fn reader_name(connector: &str) -> String {
 impl Exporter {
     /// Loads everything that is new now, and takes note of how it went. Of several processes that try, one does it.
     pub async fn run(&self, connector: &Connector) -> Result<Ran, ExportError> {
-        let ran = self.run_under_lease(connector, false).await;
+        let ran = self.under_lease(&connector.name, self.work(connector, false)).await;
         self.take_note(&connector.name, ran).await
     }
 
     /// Loads one batch of a backfill, if there is one to be loaded.
     pub async fn run_backfill(&self, connector: &Connector) -> Result<Ran, ExportError> {
-        let ran = self.run_under_lease(connector, true).await;
+        let ran = self.under_lease(&connector.name, self.work(connector, true)).await;
         self.take_note(&connector.name, ran).await
     }
 
     /// Keeps how a run went, or that it could not begin.
-    pub async fn take_note(
-        &self,
-        connector: &str,
-        ran: Result<Ran, ExportError>,
-    ) -> Result<Ran, ExportError> {
+    pub async fn take_note<T>(&self, connector: &str, ran: Result<T, ExportError>) -> Result<T, ExportError> {
         match ran {
             Ok(ran) => {
                 self.control.export_ran(connector).await?;
@@ -167,11 +163,15 @@ impl Exporter {
         }
     }
 
-    async fn run_under_lease(&self, connector: &Connector, backfill: bool) -> Result<Ran, ExportError> {
+    /// Does `work` as the only one that works on the connector.
+    pub(crate) async fn under_lease<T>(
+        &self,
+        connector: &str,
+        work: impl Future<Output = Result<T, ExportError>>,
+    ) -> Result<T, ExportError> {
         // The lease keeps other installations away, the lock other processes of this one; it goes with the process.
-        let _lock = self.lock(&connector.name)?;
-        let lease =
-            Lease::take_export(&self.store, &connector.name, &self.holder, &self.ids, LEASE_MS).await?;
+        let _lock = self.lock(connector)?;
+        let lease = Lease::take_export(&self.store, connector, &self.holder, &self.ids, LEASE_MS).await?;
         let Some(lease) = lease else {
             return Err(ExportError::Busy {
                 holder: "another process".to_owned(),
@@ -179,7 +179,7 @@ impl Exporter {
             });
         };
         let ran = tokio::select! {
-            ran = self.work(connector, backfill) => ran,
+            ran = work => ran,
             error = keep(&lease) => Err(error.into()),
         };
         lease.release().await?;

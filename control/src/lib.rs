@@ -16,7 +16,7 @@
 //! - [`tracking`]: whether opens and clicks are tracked by default, and under which names
 //! - [`erasure`]: a person out of all that, but for the wish not to be written to
 //! - [`webhook`]: where other senders push their events to
-//! - [`export`]: what connectors have loaded and are to load; [`stored_secret`]: their credentials
+//! - [`export`]: what connectors have loaded and are to load; [`reverse`]: which rows of a query a CRM has; [`stored_secret`]: their credentials
 //! - [`audit`]: what was changed, when and by whom
 //! - `data_key`: each tenant's data keys, wrapped
 //!
@@ -33,6 +33,7 @@ pub mod export;
 pub mod feedback_loop;
 pub mod id;
 pub mod key;
+pub mod reverse;
 pub mod secret;
 pub mod store;
 pub mod stored_secret;

@@ -6,6 +6,7 @@ mod verify;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use sendlake_connectors::reverse::{LEDGER_PREFIX, ReverseSettings, ledger_name};
 use sendlake_connectors::run::{Connector, ExportError, Exporter, behind};
 use sendlake_connectors::schedule::Schedule;
 use sendlake_connectors::settings::ExportSettings;
@@ -74,7 +75,7 @@ pub(crate) async fn run(config: &Config, command: ExportCommand) -> CommandResul
         ExportCommand::Pause { connector } => pause(config, &connector, true).await,
         ExportCommand::Resume { connector } => pause(config, &connector, false).await,
         ExportCommand::Retry { connector } => {
-            settings(config, &connector)?;
+            is_configured(config, &connector)?;
             let control = stores::open_control(config, &system::ids()).await?;
             Ok(control.retry_export(&connector).await.map_err(anyhow::Error::from)?)
         }
@@ -117,7 +118,11 @@ fn settings<'a>(config: &'a Config, name: &str) -> Result<&'a ExportSettings, Fa
     })
 }
 
-fn failure(name: &str, error: ExportError) -> Failure {
+fn is_configured(config: &Config, name: &str) -> CommandResult {
+    if reverse(config, name).is_some() { Ok(()) } else { settings(config, name).map(drop) }
+}
+
+pub(super) fn failure(name: &str, error: ExportError) -> Failure {
     let text = format!("{name}: {error}");
     match &error {
         ExportError::Busy { .. } => Failure::Refused(text),
@@ -161,14 +166,21 @@ async fn status(config: &Config, format: Format) -> CommandResult {
     let known = control.export_connectors().await.map_err(anyhow::Error::from)?;
     let mut names: Vec<String> = config.export.keys().cloned().collect();
     names.extend(
-        known.iter().map(|state| state.connector.clone()).filter(|name| !config.export.contains_key(name)),
+        known
+            .iter()
+            .map(|state| state.connector.clone())
+            .filter(|name| !config.export.contains_key(name) && reverse(config, name).is_none()),
     );
+    // They stand in the same ledger, and the same alert speaks of them.
+    names.extend(config.reverse.keys().map(|name| ledger_name(name)));
     // A lake that is away is no reason not to say the rest.
     let lake = stores::open_lake(config)?.reached().await.ok();
     let store = stores::open_place(config).map_err(anyhow::Error::from)?;
     let mut found = Vec::new();
     for name in names {
         let settings = config.export.get(&name);
+        let posted = reverse(config, &name);
+        let schedule = settings.map(|settings| &settings.schedule).or(posted.map(|posted| &posted.schedule));
         let state = control.export_connector(&name).await.map_err(anyhow::Error::from)?;
         let (done, open) = control.export_sums(&name, None).await.map_err(anyhow::Error::from)?;
         let reader = sendlake_connectors::run::reader_name(&name);
@@ -176,30 +188,46 @@ async fn status(config: &Config, format: Format) -> CommandResult {
         let backfills = control.export_backfills(Some(&name)).await.map_err(anyhow::Error::from)?;
         let backfill = backfills.iter().rev().find(|backfill| backfill.ended_at.is_none());
         found.push(StatusRow {
-            target: settings.map_or("", ExportSettings::kind),
-            state: state_of(settings, &state),
+            target: match posted {
+                Some(posted) => posted.shape.as_str(),
+                None => settings.map_or("", ExportSettings::kind),
+            },
+            state: state_of(schedule.is_some(), &state),
             last_run_at: state.last_run_at.map(|at| Timestamp(at).to_string()),
-            next_run_at: next_run(settings, &state),
+            next_run_at: next_run(schedule, &state),
             rows_loaded: done.rows_staged,
-            events_behind: lake.as_ref().map(|reached| behind(reached, &position)),
+            events_behind: lake
+                .as_ref()
+                .filter(|_| posted.is_none())
+                .map(|reached| behind(reached, &position)),
             batches_open: open.batches,
             backfill: backfill.map(|backfill| {
                 format!("{} to {}, at {}", backfill.first_day, backfill.last_day, backfill.next_day)
             }),
-            error: state.error.as_ref().map(|error| {
-                let since = state.error_since.map(|at| Timestamp(at).to_string()).unwrap_or_default();
-                let kind = state.error_kind.as_deref().unwrap_or_default();
-                format!("{kind} since {since}, {} in a row: {error}", state.failures)
-            }),
+            error: in_the_way(&state),
             connector: name,
         });
     }
     Ok(rows::print(&found, &STATUS_COLUMNS, format)?)
 }
 
-fn state_of(settings: Option<&ExportSettings>, state: &ExportConnector) -> &'static str {
+/// The settings of a connector of `reverse`, by its name in the ledger.
+fn reverse<'a>(config: &'a Config, name: &str) -> Option<&'a ReverseSettings> {
+    config.reverse.get(name.strip_prefix(LEDGER_PREFIX)?)
+}
+
+/// What is in a connector's way, if anything is.
+pub(super) fn in_the_way(state: &ExportConnector) -> Option<String> {
+    state.error.as_ref().map(|error| {
+        let since = state.error_since.map(|at| Timestamp(at).to_string()).unwrap_or_default();
+        let kind = state.error_kind.as_deref().unwrap_or_default();
+        format!("{kind} since {since}, {} in a row: {error}", state.failures)
+    })
+}
+
+pub(super) fn state_of(is_configured: bool, state: &ExportConnector) -> &'static str {
     match state {
-        _ if settings.is_none() => "not configured",
+        _ if !is_configured => "not configured",
         state if state.paused_at.is_some() => "paused",
         state if state.error.is_some() => "failing",
         state if state.last_run_at.is_none() => "never run",
@@ -207,12 +235,12 @@ fn state_of(settings: Option<&ExportSettings>, state: &ExportConnector) -> &'sta
     }
 }
 
-fn next_run(settings: Option<&ExportSettings>, state: &ExportConnector) -> Option<String> {
-    let settings = settings.filter(|_| state.paused_at.is_none())?;
+pub(super) fn next_run(schedule: Option<&String>, state: &ExportConnector) -> Option<String> {
+    let schedule = schedule.filter(|_| state.paused_at.is_none())?;
     if state.error.is_some() {
         return state.retry_at.map(|at| Timestamp(at).to_string());
     }
-    let next = Schedule::parse(&settings.schedule).ok()?.next_after(Timestamp(state.last_run_at?))?;
+    let next = Schedule::parse(schedule).ok()?.next_after(Timestamp(state.last_run_at?))?;
     Some(next.to_string())
 }
 
@@ -279,7 +307,7 @@ async fn load(config: &Config, only: Option<&str>) -> CommandResult {
 }
 
 async fn pause(config: &Config, name: &str, paused: bool) -> CommandResult {
-    settings(config, name)?;
+    is_configured(config, name)?;
     let control = stores::open_control(config, &system::ids()).await?;
     Ok(control.pause_export(&actor(), name, paused).await.map_err(anyhow::Error::from)?)
 }

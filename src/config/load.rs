@@ -208,6 +208,10 @@ fn check(config: &Config) -> Result<(), (String, String)> {
         let key = |key: String| format!("export.{name}.{key}").trim_end_matches('.').to_owned();
         export.check(name).map_err(|(below, problem)| (key(below), problem))?;
     }
+    for (name, reverse) in &config.reverse {
+        let key = |key: &str| format!("reverse.{name}.{key}").trim_end_matches('.').to_owned();
+        reverse.check(name).map_err(|(below, problem)| (key(below), problem))?;
+    }
     let reports = &config.tls_reports;
     if !reports.from.is_empty()
         && let Err(error) = Address::parse(&reports.from)

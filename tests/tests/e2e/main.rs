@@ -32,6 +32,7 @@ mod maintenance;
 mod outage;
 mod postfix;
 mod readme;
+mod reverse;
 mod rollups;
 mod sql;
 mod start;
