@@ -24,7 +24,6 @@ pub struct Asked {
     pub method: String,
     pub path: String,
     pub body: Value,
-    pub headers: HeaderMap,
 }
 
 pub struct Crm {
@@ -107,7 +106,6 @@ async fn answer(
         method: method.clone(),
         path: path.clone(),
         body: asked.clone(),
-        headers: headers.clone(),
     });
     let fault = crm.faults.lock().unwrap().pop_front();
     if let Some(Fault::Status(status, headers, body)) = &fault {
