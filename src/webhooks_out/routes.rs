@@ -157,7 +157,7 @@ struct Made {
 }
 
 /// Lists endpoints, oldest first.
-#[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
+#[utoipa::path(get, operation_id = "list_webhooks", path = "/v1/webhooks", tag = "webhooks",
     responses((status = 200, description = "All of them.", body = [EndpointView])))]
 async fn list(
     State(state): State<Endpoints>,
@@ -174,7 +174,7 @@ async fn list(
 }
 
 /// Makes an endpoint; events that are recorded from now on go there.
-#[utoipa::path(post, path = "/v1/webhooks", request_body = EndpointBody, tag = "webhooks",
+#[utoipa::path(post, operation_id = "add_webhook", path = "/v1/webhooks", request_body = EndpointBody, tag = "webhooks",
     responses((status = 201, description = "Made; the secret is for the receiver.", body = Made)))]
 async fn add(
     State(state): State<Endpoints>,
@@ -231,7 +231,7 @@ async fn change(
 }
 
 /// Ends an endpoint, and its replays.
-#[utoipa::path(delete, path = "/v1/webhooks/{endpoint_id}", params(("endpoint_id" = String, Path)), tag = "webhooks",
+#[utoipa::path(delete, operation_id = "remove_webhook", path = "/v1/webhooks/{endpoint_id}", params(("endpoint_id" = String, Path)), tag = "webhooks",
     responses((status = 204, description = "Nothing more is sent there.")))]
 async fn remove(
     State(state): State<Endpoints>,

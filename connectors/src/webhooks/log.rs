@@ -203,14 +203,14 @@ impl EventLog {
         if tail.wait_for(|lsn| *lsn > after_lsn).await.is_err() {
             std::future::pending::<()>().await;
         }
-        match self.from_memory(tenant, after_lsn) {
+        match self.in_memory(tenant, after_lsn) {
             Some(batch) => Ok(batch),
             None => self.catch_up(tenant, after_lsn).await,
         }
     }
 
     /// `None` where memory does not reach back so far.
-    fn from_memory(&self, tenant: &TenantId, after_lsn: u64) -> Option<Batch> {
+    fn in_memory(&self, tenant: &TenantId, after_lsn: u64) -> Option<Batch> {
         let recent = self.recent.read();
         // pages follow each other: those that end above it are the last ones
         let first = recent.partition_point(|page| page.through_lsn <= after_lsn);
