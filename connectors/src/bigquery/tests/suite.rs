@@ -362,29 +362,26 @@ async fn files_go_by_way_of_a_bucket(place: &Place) {
     target.prepare(&mapping).await.unwrap();
     // More than one part.
     let noise = |n: u64| {
-        let text = BASE64.encode(digest(&SHA256, &n.to_le_bytes()).as_ref());
+        let text: String = (0..100)
+            .map(|k| BASE64.encode(digest(&SHA256, format!("{n} {k}").as_bytes()).as_ref()))
+            .collect();
         let mut row = key_row(n);
         row["detail"] = json!(json!({ "noise": text }).to_string());
         row
     };
-    let batch =
-        named(staged(place.dir.path(), "g1", Change::Add, &mapping, (0..200_000).map(noise)), &prefix);
+    let batch = named(staged(place.dir.path(), "g1", Change::Add, &mapping, (0..4_000).map(noise)), &prefix);
     assert!(batch.bytes > 8 << 20, "{}", batch.bytes);
     let bucket = Bucket::of(&settings, &Auth::Unsigned).unwrap().unwrap();
     assert_eq!(bucket.put("probe.parquet", &batch.file).await.unwrap(), "gs://staged/exports/probe.parquet");
     let objects = || objects_below(&place.dir.path().join("gcs/staged"));
     assert_eq!(objects(), 1);
-    assert_eq!(target.load(&batch, &Jobs::default()).await.unwrap().rows, Some(200_000));
+    assert_eq!(target.load(&batch, &Jobs::default()).await.unwrap().rows, Some(4_000));
     // What was loaded is gone, and nothing else.
     assert_eq!(objects(), 1);
     bucket.remove("probe.parquet").await.unwrap();
     bucket.remove("probe.parquet").await.unwrap();
     assert_eq!(objects(), 0);
-    assert_eq!(place.number(&settings, "SELECT COUNT(*) AS n FROM {table}"), 200_000);
-    let nowhere = Settings { bucket: Some("gs://nobodys".into()), ..settings };
-    let error =
-        Bucket::of(&nowhere, &Auth::Unsigned).unwrap().unwrap().put("x", &batch.file).await.unwrap_err();
-    assert!(matches!(&error, TargetError::Refused(said) if said.contains("no such bucket")), "{error:?}");
+    assert_eq!(place.number(&settings, "SELECT COUNT(*) AS n FROM {table}"), 4_000);
 }
 
 fn objects_below(folder: &Path) -> usize {
