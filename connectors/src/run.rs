@@ -5,6 +5,7 @@
 
 mod backfill;
 mod erasure;
+mod in_place;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -231,6 +232,7 @@ impl Exporter {
         for batch in &self.open_batches(connector).await? {
             self.load(connector, batch, &mut position, &mut ran).await?;
         }
+        self.keep_manifests(connector).await?;
         Ok(ran)
     }
 

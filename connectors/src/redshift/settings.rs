@@ -28,6 +28,8 @@ pub struct Settings {
     pub compression: Codec,
     /// The longest that one batch's transaction may take.
     pub load_timeout_s: u64,
+    /// Keep manifests of the lake's live files beside it at every run, for Redshift Spectrum.
+    pub spectrum: bool,
     /// The Data API; exactly one of this and `wire`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_api: Option<DataApi>,
@@ -107,6 +109,7 @@ impl Default for Settings {
             json: JsonType::Super,
             compression: Codec::Zstd,
             load_timeout_s: 1_800,
+            spectrum: false,
             data_api: None,
             wire: None,
         }

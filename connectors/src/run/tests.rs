@@ -120,7 +120,7 @@ impl Target for Memory {
 }
 
 pub(crate) struct Bed {
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
     pub exporter: Exporter,
     target: Arc<Memory>,
@@ -142,7 +142,7 @@ impl Bed {
         self.next_lsn += count;
     }
 
-    fn connector(&self, change: impl FnOnce(&mut ExportSettings)) -> Connector {
+    pub fn connector(&self, change: impl FnOnce(&mut ExportSettings)) -> Connector {
         let mut settings = ExportSettings::default();
         change(&mut settings);
         let mapping = Arc::new(settings.mapping().unwrap());

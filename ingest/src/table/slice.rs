@@ -141,6 +141,11 @@ impl SliceFile {
         self.file.day()
     }
 
+    /// Below the table's folder.
+    pub fn path(&self) -> &str {
+        &self.file.path
+    }
+
     pub fn bytes(&self) -> u64 {
         self.file.bytes
     }

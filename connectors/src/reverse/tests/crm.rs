@@ -102,11 +102,7 @@ async fn answer(
     }
     let asked: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let (path, method) = (uri.path().to_owned(), method.to_string());
-    crm.asked.lock().unwrap().push(Asked {
-        method: method.clone(),
-        path: path.clone(),
-        body: asked.clone(),
-    });
+    crm.asked.lock().unwrap().push(Asked { method: method.clone(), path: path.clone(), body: asked.clone() });
     let fault = crm.faults.lock().unwrap().pop_front();
     if let Some(Fault::Status(status, headers, body)) = &fault {
         let mut response = (StatusCode::from_u16(*status).unwrap(), *body).into_response();
