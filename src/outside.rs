@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use sendlake_connectors::webhooks::send::Guard;
+use sendlake_connectors::guard::Guard;
 use sendlake_sender::mx::{HickoryResolver, LookupFailure, Resolver, is_public};
 
 /// Looks hosts up.

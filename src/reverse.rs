@@ -1,12 +1,11 @@
 //! Reverse ETL of this installation: its connectors put together from configuration, control store and query engine, and the
 //! task that runs each of them by its schedule.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sendlake_connectors::reverse::{Guard, Ran, Reverse, Row, RowSource, Rows, ledger_name};
+use sendlake_connectors::reverse::{Ran, Reverse, Row, RowSource, Rows, ledger_name};
 use sendlake_connectors::run::{ExportError, Exporter};
 use sendlake_connectors::schedule::Schedule;
 use sendlake_connectors::target::TargetError;
@@ -15,7 +14,6 @@ use sendlake_control::clock::Timestamp;
 use sendlake_control::id::TenantId;
 use sendlake_query::output::{self, Format};
 use sendlake_query::{QueryEngine, QueryError, QueryLimits, Scope};
-use sendlake_sender::mx::{HickoryResolver, Resolver, is_public};
 use sendlake_sender::spool::Spool;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::exports::{self, StoredSecrets};
 use crate::node::resolver;
+use crate::outside::Outside;
 
 /// How often a connector's state is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,26 +60,6 @@ fn unanswered(error: QueryError) -> TargetError {
         }
         QueryError::Internal(_) => TargetError::Local(said),
         _ => TargetError::Refused(said),
-    }
-}
-
-/// Which addresses may be asked, and where hosts are.
-struct Outside {
-    resolver: HickoryResolver,
-    allow_private: bool,
-}
-
-#[async_trait]
-impl Guard for Outside {
-    fn allows(&self, ip: IpAddr) -> bool {
-        self.allow_private || is_public(ip)
-    }
-
-    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        let found = self.resolver.addresses(host).await;
-        let found = found.map_err(|_| format!("the DNS gives no address of {host}"))?;
-        let allowed: Vec<IpAddr> = found.value.into_iter().filter(|ip| self.allows(*ip)).collect();
-        if allowed.is_empty() { Err(format!("{host} leads to no public address")) } else { Ok(allowed) }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod clickhouse;
 pub mod connect;
 pub mod files;
 mod fit;
+pub mod guard;
 pub mod mapping;
 mod pgwire;
 pub mod plan;

@@ -13,8 +13,6 @@ pub mod settings;
 mod shape;
 mod template;
 
-use std::net::IpAddr;
-
 use async_trait::async_trait;
 use sendlake_control::id::TenantId;
 use serde_json::{Map, Value};
@@ -41,14 +39,6 @@ pub struct Rows {
 #[async_trait]
 pub trait RowSource: Send + Sync {
     async fn rows(&self, tenant: Option<&TenantId>, sql: &str, rows_max: usize) -> Result<Rows, TargetError>;
-}
-
-/// Says which addresses may be asked.
-#[async_trait]
-pub trait Guard: Send + Sync {
-    fn allows(&self, ip: IpAddr) -> bool;
-    /// The addresses of a host that may be asked, at least one.
-    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String>;
 }
 
 /// The name in the ledger of exports. No connector of exports has a hyphen in its name.

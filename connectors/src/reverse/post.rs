@@ -10,9 +10,9 @@ use serde::Deserialize;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use super::Guard;
 use super::settings::{Oauth, ReverseSettings};
 use super::shape::{Reply, Request, address};
+use crate::guard::Guard;
 use crate::secret::SecretSource;
 use crate::target::TargetError;
 

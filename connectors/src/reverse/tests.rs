@@ -3,6 +3,7 @@
 pub(crate) mod crm;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex as Lock};
 
 use sendlake_control::ControlStore;
@@ -20,6 +21,7 @@ use super::run::Prepared;
 use super::settings::{Oauth, Shape};
 use super::template::Template;
 use super::*;
+use crate::guard::Guard;
 use crate::run::{ExportError, Exporter};
 use crate::secret::{SecretRef, SecretSource};
 

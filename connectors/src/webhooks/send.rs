@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{StatusCode, header, redirect};
 use sendlake_control::clock::{Clock, Timestamp};
@@ -14,6 +13,7 @@ use url::{Host, Url};
 
 use super::lane::Outcome;
 use super::signature::sign;
+use crate::guard::Guard;
 
 /// Octets of an answer that are read, so that the connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -22,16 +22,6 @@ const REST_MAX: Duration = Duration::from_secs(2);
 /// Octets of an answer that a test by hand shows.
 const SHOWN_BYTES_MAX: usize = 500;
 const USER_AGENT: &str = concat!("sendlake/", env!("CARGO_PKG_VERSION"), " (webhooks)");
-
-/// Which addresses may be asked, and which a name has.
-#[async_trait]
-pub trait Guard: Send + Sync {
-    /// Whether an address may be asked: none of an internal network.
-    fn allows(&self, ip: IpAddr) -> bool;
-
-    /// The addresses of a name that may be asked, at least one; or why there is none.
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String>;
-}
 
 /// How requests are made.
 #[derive(Clone, Debug)]

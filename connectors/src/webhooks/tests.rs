@@ -32,7 +32,8 @@ use super::dispatch::{DispatchParts, DispatchSettings, Dispatcher, Notices};
 use super::lane::LaneLimits;
 use super::log::{Lake, Place, Unreadable};
 use super::schedule::Schedule;
-use super::send::{Guard, SendSettings, Sender};
+use super::send::{SendSettings, Sender};
+use crate::guard::Guard;
 
 const NOON: Timestamp = Timestamp(1_795_348_800_000_000);
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode as Status};
 use axum::response::IntoResponse as _;
