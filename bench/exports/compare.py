@@ -17,7 +17,7 @@ from targets import Files, PostgreSql
 NOTES = [
     "dlt and sling read the rows as plain Parquet files made beforehand, a day each, JSON as text; sendlake reads its lake as it lies",
     "each with its own defaults: sendlake writes Zstandard and a file per day, synced and in its ledger; the others Snappy",
-    "in PostgreSQL sendlake's table has a primary key, two indexes and JSONB; the others' have text and no unique key",
+    "in PostgreSQL sendlake's table has a primary key, two indexes and JSONB; the others' have text, and no key on event_id",
 ]
 
 # What was promised: so many times the rate of each, and memory that no size raises above this.
