@@ -4,6 +4,7 @@
 //! batch that comes again writes the same objects again, so a repeat changes nothing.
 
 mod format;
+mod groups;
 pub mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -31,6 +32,8 @@ use crate::secret::SecretSource;
 use crate::stage::day;
 use crate::target::{Bounds, HourTally, JobLog, Loaded, StagedBatch, Target, TargetError};
 
+/// What the files of all days of a batch keep in memory together.
+const OPEN_BYTES: usize = 48 << 20;
 const HOUR_US: i64 = 3_600 * Timestamp::SECOND;
 
 /// A folder of files, wherever it is.
@@ -136,8 +139,8 @@ impl Files {
     /// Writes the batch's rows, a file per day. Returns how many.
     async fn add(&self, batch: &StagedBatch) -> Result<u64, TargetError> {
         let made = tempfile_in(&batch.file, "days")?;
-        let split = self.split(batch, made.path());
-        let (days, rows) = tokio::task::block_in_place(|| split).map_err(TargetError::Local)?;
+        let split = tokio::task::block_in_place(|| self.split(batch, made.path()));
+        let (days, rows) = split.map_err(TargetError::Local)?;
         for (date, local) in days {
             let name = format!("{}.{}", batch.batch_id, self.settings.extension());
             let place = self.folder(&batch.mapping).join(format!("event_date={date}")).join(name);
@@ -146,7 +149,12 @@ impl Files {
         Ok(rows)
     }
 
-    fn split(&self, batch: &StagedBatch, dir: &FilePath) -> Result<(Vec<(String, PathBuf)>, u64), String> {
+    fn split(&self, batch: &StagedBatch, dir: &FilePath) -> Result<groups::Days, String> {
+        if self.settings.format == FileFormat::Parquet
+            && let Some(done) = groups::by_day(&batch.file, dir).map_err(|error| error.to_string())?
+        {
+            return Ok(done);
+        }
         let mut files: BTreeMap<i32, (PathBuf, Writing)> = BTreeMap::new();
         let mut count = 0;
         for rows in Reading::parquet(&batch.file)? {
@@ -164,8 +172,10 @@ impl Files {
                     let writing = Writing::create(&path, &self.settings, &rows.schema())?;
                     files.insert(date, (path, writing));
                 }
+                let share = OPEN_BYTES / files.len().max(1);
                 if let Some((_, writing)) = files.get_mut(&date) {
                     writing.write(&part)?;
+                    writing.keep_below(share)?;
                 }
             }
         }
@@ -184,9 +194,8 @@ impl Files {
         for object in self.objects(&batch.mapping, &batch.days).await? {
             let (folder, local) = self.fetch(&object).await?;
             let left = folder.path().join("left");
-            let kept = self.without(&local, &left, &batch.mapping, &ids);
-            let (gone, kept) =
-                tokio::task::block_in_place(|| kept).map_err(|reason| unreadable(&object, &reason))?;
+            let kept = tokio::task::block_in_place(|| self.without(&local, &left, &batch.mapping, &ids));
+            let (gone, kept) = kept.map_err(|reason| unreadable(&object, &reason))?;
             match (gone, kept) {
                 (0, _) => continue,
                 (_, 0) => self.place.root.delete(&object).await.map_err(|error| self.failed(&error))?,

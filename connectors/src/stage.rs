@@ -25,11 +25,14 @@ use sendlake_ingest::store::durable::sync_dir;
 use sendlake_ingest::table::LakeError;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+use tokio::sync::mpsc;
 
 use crate::mapping::{Column, Kind, Mapping, Mask};
 
 /// Rows of one row group: what the writer keeps in memory.
 const ROW_GROUP_ROWS: usize = 65_536;
+/// A smaller one goes on where the day changes.
+const ROW_GROUP_ROWS_MIN: usize = 1_024;
 /// And the most octets of one, before compression.
 const ROW_GROUP_BYTES: usize = 48 << 20;
 
@@ -152,7 +155,8 @@ fn json(texts: &StringArray) -> StringArray {
     texts.iter().map(|text| text.map(valid)).collect()
 }
 
-/// Writes the rows to `path`, synced, in the place of what was there. Memory: one row group.
+/// Writes the rows to `path`, synced, in the place of what was there. One thread reads while another writes. Memory: one row
+/// group, and the few thousand rows on their way.
 pub async fn stage(
     mut rows: BoxStream<'static, Result<RecordBatch, LakeError>>,
     shape: &Shape,
@@ -160,29 +164,19 @@ pub async fn stage(
 ) -> Result<StagedFile, StageError> {
     let failed = |reason: String| StageError::File { path: path.to_owned(), reason };
     let partial = path.with_extension("partial");
-    let mut writer = create(&partial, shape).map_err(|error| failed(error.to_string()))?;
-    let (mut count, mut days): (u64, Option<(i32, i32)>) = (0, None);
+    let writer = create(&partial, shape).map_err(|error| failed(error.to_string()))?;
+    let (give, take) = mpsc::channel(1);
+    let writing = tokio::task::spawn_blocking(move || write(writer, take));
     while let Some(batch) = rows.try_next().await? {
         let batch = shape.apply(&batch).map_err(LakeError::from)?;
-        if let Some(dates) =
-            batch.column_by_name("event_date").and_then(|c| c.as_primitive_opt::<Date32Type>())
-        {
-            let (first, last) = (arrow::compute::min(dates), arrow::compute::max(dates));
-            days = match (days, first.zip(last)) {
-                (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
-                (known, found) => known.or(found),
-            };
+        // Nobody takes it any more: writing has failed, and says why below.
+        if give.send(batch).await.is_err() {
+            break;
         }
-        count += batch.num_rows() as u64;
-        let written = tokio::task::block_in_place(|| -> Result<(), ParquetError> {
-            writer.write(&batch)?;
-            if writer.in_progress_size() > ROW_GROUP_BYTES {
-                writer.flush()?;
-            }
-            Ok(())
-        });
-        written.map_err(|error| failed(error.to_string()))?;
     }
+    drop(give);
+    let written = writing.await.map_err(|error| failed(error.to_string()))?;
+    let Written { writer, rows, days } = written.map_err(|error| failed(error.to_string()))?;
     let close = || -> io::Result<u64> {
         let file = writer.into_inner().map_err(io::Error::other)?;
         file.sync_all()?;
@@ -193,18 +187,61 @@ pub async fn stage(
     };
     let bytes = tokio::task::block_in_place(close).map_err(|error| failed(error.to_string()))?;
     let (first, last) = days.map_or((String::new(), String::new()), |(first, last)| (day(first), day(last)));
-    Ok(StagedFile { path: path.to_owned(), rows: count, bytes, days: (first, last) })
+    Ok(StagedFile { path: path.to_owned(), rows, bytes, days: (first, last) })
+}
+
+/// A file with all its rows, not closed yet.
+struct Written {
+    writer: ArrowWriter<File>,
+    rows: u64,
+    days: Option<(i32, i32)>,
+}
+
+fn write(
+    mut writer: ArrowWriter<File>,
+    mut batches: mpsc::Receiver<RecordBatch>,
+) -> Result<Written, ParquetError> {
+    let (mut rows, mut days, mut days_of_group) = (0, None, None);
+    while let Some(batch) = batches.blocking_recv() {
+        let found = days_of(&batch);
+        // A row group of one day can leave as it is, into a file of that day. A small one is not worth it.
+        if found != days_of_group && writer.in_progress_rows() >= ROW_GROUP_ROWS_MIN {
+            writer.flush()?;
+        }
+        days_of_group = found;
+        days = match (days, found) {
+            (Some((a, b)), Some((c, d))) => Some((i32::min(a, c), i32::max(b, d))),
+            (known, found) => known.or(found),
+        };
+        rows += batch.num_rows() as u64;
+        writer.write(&batch)?;
+        if writer.in_progress_size() > ROW_GROUP_BYTES {
+            writer.flush()?;
+        }
+    }
+    Ok(Written { writer, rows, days })
+}
+
+/// First and last day of some rows.
+fn days_of(batch: &RecordBatch) -> Option<(i32, i32)> {
+    let dates = batch.column_by_name("event_date")?.as_primitive_opt::<Date32Type>()?;
+    arrow::compute::min(dates).zip(arrow::compute::max(dates))
 }
 
 fn create(path: &Path, shape: &Shape) -> Result<ArrowWriter<File>, ParquetError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
+    // A file of its own: a run that was given up may still be writing the last rows into the old one.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .build();
-    ArrowWriter::try_new(File::create(path)?, shape.mapping.arrow_schema(), Some(properties))
+    ArrowWriter::try_new(File::create_new(path)?, shape.mapping.arrow_schema(), Some(properties))
 }
 
 /// A Date32 as text, `2026-01-31`.

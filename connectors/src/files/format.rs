@@ -96,6 +96,14 @@ impl Writing {
         }
     }
 
+    /// Writes out what is kept in memory where that is more than so many octets.
+    pub fn keep_below(&mut self, bytes: usize) -> Result<(), String> {
+        match self {
+            Self::Parquet(writer) if writer.in_progress_size() > bytes => writer.flush().map_err(text),
+            _ => Ok(()),
+        }
+    }
+
     pub fn close(self) -> Result<(), String> {
         match self {
             Self::Parquet(writer) => writer.close().map(drop).map_err(text),
