@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(ReaderPosition::kept(&store, "export:dwh").await.unwrap(), None);
         let position = ReaderPosition { reader: "export:dwh".into(), lsn: [(Uuid::from_u128(1), 7)].into() };
         position.keep(&store).await.unwrap();
-        assert_eq!(registered(&store).await.unwrap(), [position.clone()]);
+        assert_eq!(registered(&store).await.unwrap(), std::slice::from_ref(&position));
         assert_eq!(ReaderPosition::kept(&store, "export:dwh").await.unwrap(), Some(position));
         ReaderPosition::forget(&store, "export:dwh").await.unwrap();
         assert_eq!(registered(&store).await.unwrap(), []);
