@@ -7,6 +7,7 @@ mod format;
 mod groups;
 pub mod settings;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path as FilePath, PathBuf};
 
@@ -167,16 +168,17 @@ impl Files {
                 let of_day: BooleanArray = dates.values().iter().map(|other| Some(*other == date)).collect();
                 let part = filter_record_batch(&rows, &of_day).map_err(|error| error.to_string())?;
                 count += part.num_rows() as u64;
-                if !files.contains_key(&date) {
-                    let path = dir.join(day(date));
-                    let writing = Writing::create(&path, &self.settings, &rows.schema())?;
-                    files.insert(date, (path, writing));
-                }
-                let share = OPEN_BYTES / files.len().max(1);
-                if let Some((_, writing)) = files.get_mut(&date) {
-                    writing.write(&part)?;
-                    writing.keep_below(share)?;
-                }
+                let share = OPEN_BYTES / (files.len() + 1);
+                let (_, writing) = match files.entry(date) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => {
+                        let path = dir.join(day(date));
+                        let writing = Writing::create(&path, &self.settings, &rows.schema())?;
+                        unknown.insert((path, writing))
+                    }
+                };
+                writing.write(&part)?;
+                writing.keep_below(share)?;
             }
         }
         let mut done = Vec::new();

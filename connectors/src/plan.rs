@@ -14,7 +14,7 @@ const ROW_BYTES_UNKNOWN: u64 = 150;
 pub fn rows_per_batch(files: &[SliceFile], batch_bytes: u64) -> u64 {
     let known = files.iter().filter_map(|file| Some((file.rows()?, file.bytes())));
     let (rows, bytes) = known.fold((0_u64, 0_u64), |(rows, bytes), (r, b)| (rows + r, bytes + b));
-    let row_bytes = if rows == 0 { ROW_BYTES_UNKNOWN } else { (bytes / rows).max(1) };
+    let row_bytes = bytes.checked_div(rows).map_or(ROW_BYTES_UNKNOWN, |bytes| bytes.max(1));
     (batch_bytes / row_bytes).clamp(1, BATCH_ROWS_MAX)
 }
 

@@ -26,14 +26,14 @@ const NULL: &str = "\\N";
 /// A file that is being written.
 pub(super) enum Writing {
     Parquet(Box<ArrowWriter<File>>),
-    Csv(csv::Writer<Sink>),
+    Csv(Box<csv::Writer<Sink>>),
     Ndjson(json::LineDelimitedWriter<Sink>),
 }
 
 /// Compressed or not.
 pub(super) enum Sink {
     Plain(BufWriter<File>),
-    Gzip(GzEncoder<BufWriter<File>>),
+    Gzip(Box<GzEncoder<BufWriter<File>>>),
 }
 
 impl Write for Sink {
@@ -79,11 +79,13 @@ impl Writing {
         let sink = match settings.compression {
             Compression::None => Sink::Plain(BufWriter::new(file)),
             Compression::Gzip => {
-                Sink::Gzip(GzEncoder::new(BufWriter::new(file), flate2::Compression::fast()))
+                Sink::Gzip(Box::new(GzEncoder::new(BufWriter::new(file), flate2::Compression::fast())))
             }
         };
         Ok(match settings.format {
-            FileFormat::Csv => Self::Csv(csv::WriterBuilder::new().with_null(NULL.to_owned()).build(sink)),
+            FileFormat::Csv => {
+                Self::Csv(Box::new(csv::WriterBuilder::new().with_null(NULL.to_owned()).build(sink)))
+            }
             _ => Self::Ndjson(json::LineDelimitedWriter::new(sink)),
         })
     }

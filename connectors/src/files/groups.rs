@@ -1,6 +1,7 @@
 //! Row groups of one Parquet file into a file per day, as they are: no value is decoded.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -35,15 +36,16 @@ pub(super) fn by_day(from: &Path, dir: &Path) -> Result<Option<Days>, ParquetErr
     let (schema, properties) = (about.schema_descr().root_schema_ptr(), Arc::new(properties));
     let mut files = BTreeMap::new();
     for (group, date) in days.into_iter().enumerate() {
-        if !files.contains_key(&date) {
-            let path = dir.join(day(date));
-            let file = BufWriter::new(File::create(&path)?);
-            let writer = SerializedFileWriter::new(file, Arc::clone(&schema), Arc::clone(&properties))?;
-            files.insert(date, (path, writer));
-        }
-        if let Some((_, writer)) = files.get_mut(&date) {
-            copy(&input, &metadata, group, writer)?;
-        }
+        let (_, writer) = match files.entry(date) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let path = dir.join(day(date));
+                let file = BufWriter::new(File::create(&path)?);
+                let writer = SerializedFileWriter::new(file, Arc::clone(&schema), Arc::clone(&properties))?;
+                unknown.insert((path, writer))
+            }
+        };
+        copy(&input, &metadata, group, writer)?;
     }
     let (mut done, mut rows) = (Vec::new(), 0);
     for (date, (path, writer)) in files {

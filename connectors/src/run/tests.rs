@@ -23,11 +23,14 @@ use crate::target::{Bounds, HourTally};
 const SPOOL: Uuid = Uuid::from_u128(7);
 const NOON: Timestamp = Timestamp(1_769_860_800_000_000);
 
+/// LSN, when, and the recipient.
+type Held = (i64, i64, Option<String>);
+
 /// A destination in memory.
 #[derive(Default)]
 struct Memory {
-    /// By `event_id`: LSN, when, and the recipient.
-    rows: Lock<BTreeMap<String, (i64, i64, Option<String>)>>,
+    /// By `event_id`.
+    rows: Lock<BTreeMap<String, Held>>,
     /// What the next loads do instead of ending well.
     faults: Lock<VecDeque<Fault>>,
     jobs: Lock<Vec<String>>,

@@ -28,8 +28,13 @@ mod tests {
         let secret = SigningSecret::of_key(&key, Timestamp(0));
         assert_eq!(secret.text().as_str(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let body = br#"{"test": 2432232314}"#;
-        let signed =
-            sign(&[secret.clone()], Timestamp(0), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+        let signed = sign(
+            std::slice::from_ref(&secret),
+            Timestamp(0),
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            body,
+        );
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         let two = sign(&[secret.clone(), secret], Timestamp(0), "x", 1, body);
         assert_eq!(two.split(' ').count(), 2);
