@@ -76,12 +76,13 @@ impl Exports {
         let mut tasks = tokio::task::JoinSet::new();
         for name in self.settings.keys().cloned() {
             let (exports, stop) = (Arc::clone(&self), stop.clone());
-            tasks.spawn(async move { stop.run_until_cancelled(exports.run_one(&name)).await });
+            tasks.spawn(async move { stop.run_until_cancelled(exports.run_one(name)).await });
         }
         tasks.join_all().await;
     }
 
-    async fn run_one(&self, name: &str) {
+    async fn run_one(&self, name: String) {
+        let name = name.as_str();
         let Some(settings) = self.settings.get(name) else { return };
         // Checked when the configuration was read.
         let Ok(schedule) = Schedule::parse(&settings.schedule) else { return };
