@@ -329,7 +329,7 @@ exports AS (
         CAST(COUNT(*) AS DOUBLE) AS value,
         CAST(1 AS DOUBLE) AS threshold,
         'events do not reach it: ' || MAX(CASE WHEN place = 1 THEN reply_text END) AS reason,
-        '`sendlake export status` says what is in the way, `export retry` tries again at once; nothing is lost' AS advice
+        '`sendlake export status` says what is in the way, `export retry` tries again at once, nothing is lost' AS advice
     FROM export_changes
     WHERE event_type = 'export_failing' AND (well_at IS NULL OR recorded_at > well_at)
     GROUP BY as_of, tenant_id, reported_by
@@ -357,7 +357,7 @@ webhooks AS (
         CAST(1 AS DOUBLE) AS value,
         CAST(1 AS DOUBLE) AS threshold,
         'the webhook ' || REPLACE(url, '/v1/webhooks/', '') || ' was disabled, as it took nothing for days or said that it is gone' AS reason,
-        '`sendlake webhook show` says why; once it is mended, `webhook resume` goes on where it stopped' AS advice
+        '`sendlake webhook show` says why, once it is mended, `webhook resume` goes on where it stopped' AS advice
     FROM webhook_changes
     WHERE place = 1 AND event_type = 'webhook_disabled'
 ),
